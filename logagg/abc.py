@@ -7,6 +7,7 @@ them, `logagg.testing` has a contract test that any author can run on theirs.
 from __future__ import annotations
 
 import abc
+import enum
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import orjson
@@ -14,7 +15,20 @@ import orjson
 if TYPE_CHECKING:
     from logagg.sinks import SinkURL
 
-__all__ = ["Batch", "Sink"]
+__all__ = ["Batch", "Policy", "Sink"]
+
+
+class Policy(enum.Enum):
+    """What happens to a record that finds its sink's queue full."""
+
+    BLOCK = "block"
+    """Reading waits, and with it in the end the workers: nothing is lost."""
+    DROP_OLD = "drop_old"
+    """The oldest record of the lowest severity in the queue is dropped and counted."""
+    DROP_NEW = "drop_new"
+    """The new record is dropped and counted."""
+    SPOOL = "spool"
+    """Records are parked on disk until the sink has caught up."""
 
 
 class Batch:
@@ -48,7 +62,7 @@ class Batch:
 
     @property
     def data(self) -> bytes:
-        """The whole batch as NDJSON: one finished line a record, each with its newline."""
+        """The whole batch as NDJSON: a finished line a record, newlines included."""
         if self._data is None:
             self._data = self.closing.join([*self.lines, b""])
         return self._data
@@ -98,10 +112,10 @@ def _parse(line: bytes) -> dict[str, Any]:
 class Sink(abc.ABC):
     """A place where records end up: a file, a terminal, a service.
 
-    The consumer calls a sink from one task on its asyncio loop, never two calls at once:
-    `open`, then any number of `write` and `flush`, at the end `close`. A sink has its
-    own queue in front of it, so a slow `write` delays nobody else; it must not block the
-    loop itself (use threads, or asyncio, for what can block).
+    The consumer calls a sink from one task on its asyncio loop, never two calls at
+    once: `open`, then any number of `write` and `flush`, at the end `close`. A sink has
+    its own queue in front of it, so a slow `write` delays nobody else; it must not
+    block the loop itself (use threads, or asyncio, for what can block).
 
     Order: batches come in the stream's order; within a batch records are in order.
 
@@ -119,9 +133,11 @@ class Sink(abc.ABC):
             workers and waited for by `flush()`, unless there are none.
         counters: Counts by reason ("dead_lettered", "retried", …), shown by
             `logagg status` and the metrics.
+        default_policy: The queue's policy when the user chose none.
     """
 
     scheme: ClassVar[str] = ""
+    default_policy: ClassVar[Policy] = Policy.BLOCK
     durable: bool = False
 
     def __init__(self) -> None:

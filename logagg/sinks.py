@@ -4,7 +4,7 @@ A sink is written as a URL: `file:app.log?max_bytes=50MB`, `stdout:?format=conso
 `loki+http://host:3100/?level=warning`. What stands before the first colon chooses an
 entry point of the group `logagg.sinks` (`loki+http` falls back to `loki`, so a plug-in
 registers one name for all its transports); the rest is the sink's own business, except
-for the options that every sink has (`COMMON`), which are taken off here and obeyed by
+for the options that every sink has (`Common`), which are taken off here and obeyed by
 the consumer.
 
 This module imports no sink until one is asked for by name.
@@ -12,20 +12,36 @@ This module imports no sink until one is asked for by name.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.metadata
+import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import parse_qsl, unquote
 
-from logagg.abc import Sink
+import msgspec
+
+from logagg.abc import Policy, Sink
 from logagg.errors import ConfigError
+from logagg.options import SHELL_WORDS, Duration, Level, Size, convert, make, query
 
 if TYPE_CHECKING:
     from logagg_sinks.file import FileSink
     from logagg_sinks.stdout import StderrSink, StdoutSink
 
-__all__ = ["FileSink", "SinkURL", "StderrSink", "StdoutSink", "build", "known", "parse"]
+__all__ = [
+    "Built",
+    "Common",
+    "FileSink",
+    "SinkURL",
+    "StderrSink",
+    "StdoutSink",
+    "build",
+    "known",
+    "parse",
+    "wrap",
+]
 
 GROUP = "logagg.sinks"
 
@@ -34,6 +50,70 @@ _FACE = {
     "StdoutSink": "logagg_sinks.stdout",
     "StderrSink": "logagg_sinks.stdout",
 }
+
+
+class Common(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The options that every sink has; the consumer obeys them, not the sink.
+
+    Attributes:
+        level: Records below this level do not reach the sink.
+        match: Filter expressions; a record must satisfy all of them. In a URL they
+            stand in one value, separated by spaces, quoted as in a shell.
+        fields: Only these extra fields are kept (the fixed ones always are).
+        drop: These fields are left out.
+        redact: Names of fields whose values are replaced by `[redacted]`, besides the
+            well-known ones; `none` switches redaction off; `/…/` is a pattern whose
+            matches in any text are replaced.
+        sample: Keep one record in N of those below `warning`; the others are counted.
+        collapse: Seconds within which equal records become one with a count; 0 is off.
+        queue_records: How many records may wait for this sink.
+        queue_bytes: How many bytes of records may wait for this sink.
+        policy: What happens to a record that finds the queue full.
+        required: The service ends with an error when this sink fails for good.
+    """
+
+    level: Level = 0
+    match: Annotated[tuple[str, ...], SHELL_WORDS] = ()
+    fields: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+    redact: tuple[str, ...] = ()
+    sample: int = 1
+    collapse: Duration = 0.0
+    queue_records: int = 20_000
+    queue_bytes: Size = 64 * 1024 * 1024
+    policy: Policy = Policy.BLOCK
+    required: bool = False
+
+    def __post_init__(self) -> None:
+        if self.sample < 1:
+            raise ValueError("option sample must be 1 (keep all) or more")
+        if self.queue_records < 1 or self.queue_bytes < 1:
+            raise ValueError("options queue_records and queue_bytes must be positive")
+
+
+_COMMON_KEYS = frozenset(Common.__struct_fields__)
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A sink, and the options about it that the consumer obeys.
+
+    Attributes:
+        sink: The sink itself.
+        common: The options that every sink has.
+    """
+
+    sink: Sink
+    common: Common
+
+    @property
+    def url(self) -> str:
+        """A URL that builds the same again, secrets left out."""
+        base = self.sink.url
+        options = query(self.common)
+        if not options:
+            return base
+        return f"{base}{'&' if '?' in base else '?'}{options}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +133,16 @@ class SinkURL:
     target: str
     options: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def shown(self) -> str:
+        """The URL as far as it may be logged: without user, password and query."""
+        return _shown(self.text)
+
+
+def _shown(text: str) -> str:
+    head = text.partition("?")[0]
+    return re.sub(r"(?<=//)[^/]*@", "", head)
+
 
 def parse(text: str) -> SinkURL:
     """Take a sink URL apart. A bare path (no scheme) means a file.
@@ -64,16 +154,16 @@ def parse(text: str) -> SinkURL:
     scheme, colon, target = head.partition(":")
     if not colon or "/" in scheme:
         scheme, target = "file", head
-    if not scheme or not target.strip() and scheme == "file":
+    if not scheme or (scheme == "file" and not target.strip()):
         raise ConfigError(
-            f"sink {text!r}: expected SCHEME:TARGET, for example file:app.log"
+            f"sink {_shown(text)!r}: expected SCHEME:TARGET, for example file:app.log"
         )
     if not target.startswith("//"):
         target = unquote(target)
     options: dict[str, str] = {}
     for key, value in parse_qsl(query, keep_blank_values=True):
         if key in options:
-            raise ConfigError(f"sink {text!r}: option {key!r} is given twice")
+            raise ConfigError(f"sink {_shown(text)}: option {key!r} is given twice")
         options[key] = value
     return SinkURL(text, scheme.lower(), target, options)
 
@@ -92,19 +182,42 @@ def known() -> dict[str, importlib.metadata.EntryPoint]:
     return found
 
 
-def build(url: SinkURL) -> Sink:
+def build(url: SinkURL | str) -> Built:
     """Make the sink that a URL names; nothing is opened yet.
+
+    The options that every sink has (`Common`) are taken off first; the sink sees the
+    others only.
 
     Raises:
         ConfigError: Unknown scheme, unknown option or bad value; the message names it.
     """
+    if isinstance(url, str):
+        url = parse(url)
     entries = known()
     entry = entries.get(url.scheme) or entries.get(url.scheme.partition("+")[0])
     if entry is None:
+        near = difflib.get_close_matches(url.scheme, entries, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
         names = ", ".join(sorted(entries))
-        raise ConfigError(f"unknown sink {url.scheme!r}; known: {names}")
+        raise ConfigError(f"unknown sink {url.scheme!r}{hint} (known: {names})")
+    mine = {key: url.options[key] for key in url.options if key in _COMMON_KEYS}
+    rest = {key: url.options[key] for key in url.options if key not in mine}
     cls: type[Sink] = entry.load()
-    return cls.from_url(url)
+    common = convert(Common, mine, what=f"sink {url.shown}")
+    if "policy" not in mine:
+        common = msgspec.structs.replace(common, policy=cls.default_policy)
+    sink = cls.from_url(SinkURL(url.text, url.scheme, url.target, rest))
+    return Built(sink, common)
+
+
+def wrap(sink: Sink, **common: Any) -> Built:
+    """Put the options that every sink has beside a sink object.
+
+    Raises:
+        ConfigError: An unknown option, or a value of the wrong type.
+    """
+    common.setdefault("policy", type(sink).default_policy)
+    return Built(sink, make(Common, common, what=f"sink {type(sink).__name__}"))
 
 
 def __getattr__(name: str) -> Any:
