@@ -1,0 +1,180 @@
+"""Where a consumer is reached: the private directory, the socket's name, its safety.
+
+An address is the path of a Unix socket. Beside it stand, while a consumer runs,
+`PATH.lock` (held only while one is being started; its text is the clock's offset) and
+`PATH.err` (what the consumer's own stderr says). All vanish when it ends.
+
+Guarantees: `runtime_dir` and `spool_dir` return directories that we own, with mode
+0700, reached without a symlink that someone else could have planted; anything else is
+an error that says what is wrong. Nothing here blocks.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import struct
+from collections.abc import Sequence
+
+from logagg.errors import ConfigError
+
+__all__ = [
+    "MAX_SOCKET_PATH",
+    "check_private",
+    "identifier_of",
+    "identity",
+    "listening",
+    "peer",
+    "runtime_dir",
+    "socket_path",
+    "spool_dir",
+]
+
+MAX_SOCKET_PATH = 107  # sun_path of unix(7) has 108 bytes with its NUL
+
+
+def runtime_dir() -> str:
+    """The private directory for sockets; made when it is missing.
+
+    `$XDG_RUNTIME_DIR/logagg` when that is a directory of ours, else
+    `/tmp/logagg-<uid>` (`$TMPDIR` is not used: processes must agree).
+
+    Raises:
+        ConfigError: It is someone else's, a symlink, or open to others.
+    """
+    base = os.environ.get("XDG_RUNTIME_DIR", "")
+    uid = os.getuid()
+    if base and os.path.isabs(base):
+        try:
+            status = os.stat(base)
+        except OSError:
+            pass
+        else:
+            if status.st_uid == uid and not status.st_mode & stat.S_IWOTH:
+                return _private(os.path.join(base, "logagg"))
+    return _private(f"/tmp/logagg-{uid}")  # noqa: S108 - checked to be private
+
+
+def spool_dir(identifier: str, *, create: bool = True) -> str:
+    """The private directory on disk where workers of an address park records.
+
+    `$XDG_STATE_HOME/logagg/spool/<id>`, by default below `~/.local/state`; where there
+    is no home to write to, below the runtime directory.
+
+    Raises:
+        ConfigError: As `runtime_dir`.
+    """
+    base = os.environ.get("XDG_STATE_HOME", "")
+    if not os.path.isabs(base):
+        base = os.path.expanduser("~/.local/state")
+    path = os.path.join(base, "logagg", "spool")
+    if not create:
+        return os.path.join(path, identifier)
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        return _private(os.path.join(path, identifier))
+    except OSError:
+        return _private(os.path.join(runtime_dir(), f"{identifier}.spool"))
+
+
+def _private(path: str) -> str:
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    check_private(path)
+    return path
+
+
+def check_private(path: str) -> None:
+    """Refuse a directory that others could tamper with.
+
+    Raises:
+        ConfigError: It says which directory and what to do.
+    """
+    status = os.lstat(path)
+    if not stat.S_ISDIR(status.st_mode):
+        raise ConfigError(f"{path} is not a directory; remove it")
+    if status.st_uid != os.getuid():
+        raise ConfigError(f"{path} belongs to uid {status.st_uid}; remove it")
+    if status.st_mode & 0o077:
+        raise ConfigError(f"{path} is open to other users; run: chmod 700 {path}")
+
+
+def identity(sinks: Sequence[str], streams: Sequence[int] = (1, 2)) -> str:
+    """A short name for what a handler logs to: equal targets have equal names.
+
+    The first file among the sinks decides, by its absolute path with symlinks of its
+    directories resolved; else what the process's stdout (or stderr) really is, for
+    sinks that write there; else the sinks' URLs.
+
+    Args:
+        sinks: Sink URLs as given by the user.
+        streams: The descriptors of stdout and stderr.
+    """
+    for sink in sinks:
+        scheme, colon, rest = sink.partition(":")
+        if scheme == "file" or not colon:
+            return file_identity((rest if colon else sink).partition("?")[0])
+    parts = []
+    for sink in sinks:
+        parts.append(sink)
+        scheme = sink.partition(":")[0]
+        if scheme in ("stdout", "stderr"):
+            try:
+                status = os.fstat(streams[scheme == "stderr"])
+            except OSError:
+                continue
+            parts.append(f"{status.st_dev}:{status.st_ino}:{status.st_rdev}")
+    return _digest("\0".join(parts))
+
+
+def file_identity(path: str) -> str:
+    """The name for a file, the same from every directory and through every link."""
+    folder, name = os.path.split(os.path.abspath(path))
+    return _digest(os.path.join(os.path.realpath(folder), name))
+
+
+def _digest(text: str) -> str:
+    from hashlib import sha256  # only a process that attaches needs it
+
+    return sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:20]
+
+
+def socket_path(identifier: str) -> str:
+    """The socket of a target's consumer."""
+    return os.path.join(runtime_dir(), f"{identifier}.sock")
+
+
+def identifier_of(path: str) -> str:
+    """The short name behind a socket's path, whoever chose the path."""
+    folder, name = os.path.split(os.path.abspath(path))
+    if name.endswith(".sock") and folder == runtime_dir():
+        return name.removesuffix(".sock")
+    return file_identity(path)
+
+
+def listening() -> list[str]:
+    """Sockets of consumers in the runtime directory that answer now."""
+    found = []
+    folder = runtime_dir()
+    for name in sorted(os.listdir(folder)):
+        if not name.endswith(".sock"):
+            continue
+        path = os.path.join(folder, name)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+            try:
+                probe.connect(path)
+            except OSError:
+                continue
+            found.append(path)
+    return found
+
+
+def peer(connection: socket.socket) -> tuple[int, int, int]:
+    """The pid, uid and gid of the process at the other end, as the kernel knows them."""
+    size = struct.calcsize("3i")
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    pid, uid, gid = struct.unpack("3i", raw)
+    return pid, uid, gid

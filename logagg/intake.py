@@ -1,0 +1,453 @@
+"""What the consumer knows of each process that gives it lines.
+
+A `Worker` is one attached process: its pipe, its control connection, the sequence of
+its lines, its spool segments. A `Stream` is a captured stdout or stderr of a worker of
+`logagg run`: raw bytes that become records here. Both are *sources* of the consumer's
+cycle: `read` takes what the kernel holds, up to a bound, and never blocks.
+
+Nothing a source sends can hurt another source: a line is bounded, a packet is bounded,
+a bad packet or an endless line ends that source and is counted.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from time import CLOCK_MONOTONIC, clock_gettime_ns
+from typing import Any
+
+import orjson
+
+from logagg.sequence import Sequence
+from logagg.spool import orphans
+from logagg.wire import KEY_END, MAX_LINE_BYTES, PREFIX, seq_of, timestamp
+
+__all__ = ["Ended", "Segment", "Stream", "Worker", "stamped_line"]
+
+CHUNK_BYTES = 256 * 1024
+MAX_CAPTURED_BYTES = 256 * 1024
+"""A longer raw line is cut into records of this length, marked partial (256 KiB)."""
+
+ACK_INTERVAL_NS = 50_000_000
+
+STAMP = b"\x00@"
+_STAMP_BYTES = len(STAMP) + 20
+
+
+class Ended(Exception):  # noqa: N818 - a message to the caller, not an error
+    """The source will give nothing any more; the argument says why."""
+
+
+class Segment:
+    """A file of lines to take in: a spool segment, or what a worker kept.
+
+    Attributes:
+        lines: Lines that are read and not taken yet.
+        path: Its name, empty for an anonymous file.
+        last: The seq of its last line.
+    """
+
+    def __init__(self, descriptor: int, path: str, last: int) -> None:
+        self.descriptor = descriptor
+        self.path = path
+        self.last = last
+        self.lines: list[bytes] = []
+        self._tail = b""
+
+    def pull(self) -> bool:
+        """See that there are lines; False at the end, where the file is closed."""
+        while not self.lines and self.descriptor >= 0:
+            chunk = os.read(self.descriptor, CHUNK_BYTES)
+            if not chunk:
+                self.close()
+                break
+            lines = chunk.split(b"\n")
+            lines[0] = self._tail + lines[0]
+            self._tail = lines.pop()
+            self.lines = lines
+        return bool(self.lines)
+
+    def close(self) -> None:
+        """Let go of the file. May be called twice."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+class Worker:
+    """One attached process.
+
+    Attributes:
+        name: Its slot or pid, as its lines say.
+        pid: Its pid by its own word; `peer` is the kernel's.
+        sequence: The order and the counters of its lines.
+        released: (key, seq) marks of chunks that the merger has not released yet.
+        safe: The seq up to which it was acknowledged.
+        lines: Lines of the pipe that are read and not taken yet.
+        ready: Whether its sinks are open, so that its lines may be read.
+        drained: Whether the last read left nothing in the pipe.
+        gone: Whether its pipe has ended.
+        taken: Spool segments whose files must be removed when they are safe.
+    """
+
+    def __init__(
+        self, connection: socket.socket, pipe: int, hello: dict[str, Any], peer: int
+    ) -> None:
+        self.connection = connection
+        self.pipe = pipe
+        self.peer = peer
+        self.pid = int(hello["pid"])
+        self.name = str(hello["worker"])
+        self.process = str(hello.get("process", ""))
+        self.stream = str(hello["stream"])
+        self.attached_at = clock_gettime_ns(CLOCK_MONOTONIC)
+        self.sequence = Sequence(int(hello.get("acknowledged", 0)) + 1)
+        self.segments: list[Segment] = []
+        self.reported_dropped = int(hello.get("dropped", 0))
+        self.safe = int(hello.get("acknowledged", 0))
+        self.marks: list[tuple[bytes, int]] = []
+        self.flush_to = 0
+        self.goodbye = False
+        self.heard_end = False
+        self.bytes_read = 0
+        self.asked: list[dict[str, Any]] = []
+        self.lines: list[bytes] = []
+        self.taken: list[Segment] = []
+        self.hold_key = b""
+        self.ready = False
+        self.drained = False
+        self.gone = False
+        self._told = self.safe
+        self._told_at = 0
+        self._at_end = False
+        self._fragment = bool(hello.get("again"))
+        os.set_blocking(pipe, False)
+        connection.setblocking(False)
+
+    # ---- reading ------------------------------------------------------------------
+
+    def read(self, budget: int) -> tuple[list[bytes], bool]:
+        """Take lines that are next, up to about `budget` bytes.
+
+        Returns:
+            The lines, and whether nothing that was written before is left unread.
+
+        Raises:
+            Ended: The pipe is at its end, everything before it was returned.
+        """
+        found: list[bytes] = []
+        sequence = self.sequence
+        drained = False
+        while budget > 0:
+            if not self.lines and not drained:
+                known = len(self.taken)
+                chunk = self._from_pipe()
+                # A segment told of since may stand behind lines that are unread yet.
+                drained = len(chunk) < CHUNK_BYTES and len(self.taken) == known
+                budget -= len(chunk)
+            if self.segments:
+                budget -= CHUNK_BYTES
+                found += self._merged()
+            elif self.lines:
+                chosen, self.lines = sequence.admit(self.lines)
+                if self.lines:
+                    sequence.skip_to(seq_of(self.lines[0]))
+                found = found + chosen if found else chosen
+            if drained and not self.lines and not self.segments:
+                if sequence.expected <= self.flush_to:
+                    # Said behind everything that was written: the rest was dropped.
+                    sequence.skip_to(self.flush_to + 1)
+                    self.marks.append((b"", self.flush_to))
+                if self._at_end and not found:
+                    sequence.end()
+                    raise Ended("end of pipe")
+                return found, not self._at_end
+        return found, False
+
+    def _from_pipe(self) -> bytes:
+        """Read one chunk into `_lines`; hear what was said before it was written."""
+        try:
+            chunk = os.read(self.pipe, CHUNK_BYTES)
+        except BlockingIOError:
+            return b""
+        if not chunk:
+            self._at_end = True
+            return b""
+        self.bytes_read += len(chunk)
+        lines = self.sequence.split(chunk)
+        if len(self.sequence.tail) > MAX_LINE_BYTES:
+            raise Ended(f"a line longer than {MAX_LINE_BYTES} bytes")
+        if self._fragment and lines:
+            # The rest of a line whose beginning went to the consumer before us; the
+            # whole of it is among the kept records.
+            self._fragment = False
+            if not lines[0].startswith(PREFIX):
+                del lines[0]
+        self.lines = lines
+        self.hear()
+        return chunk
+
+    def _merged(self) -> list[bytes]:
+        """Lines of whichever way has the next one: a segment or the pipe."""
+        for segment in list(self.segments):
+            if not segment.pull():
+                self.segments.remove(segment)
+        sequence = self.sequence
+        ways: list[Segment | Worker] = [*self.segments]
+        if self.lines:
+            ways.append(self)
+        if not ways:
+            return []
+        way = min(ways, key=lambda each: seq_of(each.lines[0]))
+        first = seq_of(way.lines[0])
+        if first > sequence.expected:
+            sequence.skip_to(first)
+        chosen, way.lines = sequence.admit(way.lines)
+        return chosen
+
+    # ---- the control connection ------------------------------------------------------
+
+    def hear(self) -> None:
+        """Take what the worker said; what the consumer must act on goes to `asked`."""
+        while not self.heard_end:
+            try:
+                packet = self.connection.recv(65536)
+            except BlockingIOError:
+                break
+            except OSError:
+                packet = b""
+            if not packet:
+                self.heard_end = True
+                break
+            try:
+                message = orjson.loads(packet)
+            except orjson.JSONDecodeError:
+                self.heard_end = True
+                break
+            if isinstance(message, dict):
+                self._heard(message)
+                if "sinks" in message:
+                    self.asked.append(message)
+
+    def _heard(self, message: dict[str, Any]) -> None:
+        if "flush" in message:
+            self.flush_to = max(self.flush_to, int(message["flush"]))
+        if "dropped" in message:
+            self.reported_dropped = int(message["dropped"])
+        if "torn" in message:
+            self.sequence.torn.add(int(message["torn"]))
+        if "bye" in message:
+            self.goodbye = True
+        if "segment" in message:
+            self.add_segment(message)
+
+    def add_segment(self, message: dict[str, Any]) -> None:
+        """Open a spool segment that the worker told of; a missing one is a hole."""
+        path = str(message["segment"])
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            descriptor = os.open(path, flags)
+        except OSError:
+            # Taken in and removed already, by us or by the consumer before us.
+            self.sequence.forgive(int(message["first"]), int(message["last"]))
+            return
+        segment = Segment(descriptor, path, int(message["last"]))
+        self.segments.append(segment)
+        self.taken.append(segment)
+        self.taken.sort(key=lambda each: each.last)
+
+    def add_kept(self, descriptor: int) -> None:
+        """Take in what the worker kept because it was not acknowledged."""
+        segment = Segment(descriptor, "", 0)
+        self.segments.append(segment)
+        self.taken.append(segment)
+
+    def claim_orphans(self, identifier: str) -> bool:
+        """The process is gone: take the segments that it left behind on disk, once."""
+        if self.gone:
+            return False
+        self.gone = True
+        known = {segment.path for segment in self.taken}
+        claimed = False
+        for path in orphans(identifier):
+            name = os.path.basename(path)
+            if path not in known and name.startswith(self.stream + "-"):
+                self.add_segment({"segment": path, "first": 0, "last": 0})
+                claimed = True
+        return claimed
+
+    def losses(self) -> dict[str, int]:
+        """The counters of what went wrong."""
+        sequence = self.sequence
+        return {
+            "records": sequence.admitted,
+            "lost": sequence.lost,
+            "dropped": self.reported_dropped,
+            "damaged": sequence.damaged,
+            "duplicates": sequence.duplicates,
+        }
+
+    def depart(self) -> None:
+        """Let go of the pipe; records that are not safe yet still are our business."""
+        if self.pipe >= 0:
+            os.close(self.pipe)
+            self.pipe = -1
+
+    @property
+    def finished(self) -> bool:
+        """Whether a departed worker's records are all safe."""
+        return self.safe >= self.sequence.expected - 1
+
+    def tell(self, message: dict[str, Any]) -> bool:
+        """Say something to the worker; False when it cannot hear now."""
+        try:
+            self.connection.send(orjson.dumps(message))
+        except OSError:
+            return False
+        return True
+
+    def mark(self, lines: list[bytes]) -> None:
+        """Note where the sequence stands after these lines."""
+        self.marks.append((lines[-1][:KEY_END], self.sequence.expected - 1))
+
+    def released(self, horizon: bytes) -> int:
+        """The seq up to which the merger has released; 0 when there is no news."""
+        seq = 0
+        count = 0
+        for key, marked in self.marks:
+            if key >= horizon:
+                break
+            seq = marked
+            count += 1
+        del self.marks[:count]
+        return seq
+
+    def acknowledge(self, seq: int) -> None:
+        """All records up to a seq are safe: remove their segments, note it to tell."""
+        self.safe = max(self.safe, seq)
+        while self.taken and self.taken[0].last <= self.safe:
+            segment = self.taken.pop(0)
+            if segment.path:
+                try:
+                    os.unlink(segment.path)
+                except OSError:
+                    pass
+
+    def tell_safe(self, now_ns: int) -> None:
+        """Tell the worker what is safe: at once when it waits, else now and then."""
+        if self.flush_to and self.safe >= self.flush_to:
+            told = self.tell({"ack": self.safe, "flushed": self.flush_to})
+            if told:
+                self.flush_to = 0
+                self._told = self.safe
+        elif self.safe > self._told and now_ns - self._told_at > ACK_INTERVAL_NS:
+            if self.tell({"ack": self.safe}):
+                self._told = self.safe
+            self._told_at = now_ns
+
+    def close(self) -> None:
+        """Let go of all descriptors."""
+        for segment in self.segments:
+            segment.close()
+        self.segments.clear()
+        if self.pipe >= 0:
+            os.close(self.pipe)
+            self.pipe = -1
+        self.connection.close()
+
+
+class Stream:
+    """A captured stdout or stderr: raw bytes of a worker become records here."""
+
+    def __init__(self, pipe: int, hello: dict[str, Any]) -> None:
+        self.pipe = pipe
+        self.name = str(hello["slot"])
+        self.pid = int(hello["pid"])
+        self.stream = str(hello["stream"])
+        self.seq = 0
+        self.cut = 0
+        self.drained = False
+        self._tail = b""
+        self._last = 0
+        self._level = "warning" if self.stream == "stderr" else "info"
+        os.set_blocking(pipe, False)
+
+    def read(
+        self, budget: int, now_ns: int, offset_ns: int
+    ) -> tuple[list[bytes], bool]:
+        """Take whole lines as records, stamped by their writer or with `now_ns`.
+
+        Raises:
+            Ended: The stream is at its end and its last, partial line was returned.
+        """
+        found: list[bytes] = []
+        while budget > 0:
+            try:
+                chunk = os.read(self.pipe, CHUNK_BYTES)
+            except BlockingIOError:
+                return found, True
+            budget -= len(chunk)
+            if not chunk:
+                if self._tail:
+                    tail, self._tail = self._tail, b""
+                    found.append(self._record(tail, now_ns, offset_ns, partial=True))
+                if found:
+                    return found, False
+                raise Ended("end of stream")
+            lines = chunk.split(b"\n")
+            lines[0] = self._tail + lines[0]
+            self._tail = lines.pop()
+            for line in lines:
+                found += self._pieces(line, now_ns, offset_ns)
+            while len(self._tail) > MAX_CAPTURED_BYTES:
+                self.cut += 1
+                piece = self._tail[:MAX_CAPTURED_BYTES]
+                self._tail = self._tail[MAX_CAPTURED_BYTES:]
+                found.append(self._record(piece, now_ns, offset_ns, partial=True))
+            if len(chunk) < CHUNK_BYTES:
+                return found, True
+        return found, False
+
+    def _pieces(self, line: bytes, now_ns: int, offset_ns: int) -> list[bytes]:
+        pieces = []
+        while len(line) > MAX_CAPTURED_BYTES + _STAMP_BYTES:
+            self.cut += 1
+            piece, line = line[:MAX_CAPTURED_BYTES], line[MAX_CAPTURED_BYTES:]
+            pieces.append(self._record(piece, now_ns, offset_ns, partial=True))
+        pieces.append(self._record(line, now_ns, offset_ns, partial=False))
+        return pieces
+
+    def _record(
+        self, line: bytes, now_ns: int, offset_ns: int, *, partial: bool
+    ) -> bytes:
+        if line[-_STAMP_BYTES:-20] == STAMP and line[-20:].isdigit():
+            stamp = int(line[-20:]) + offset_ns
+            line = line[:-_STAMP_BYTES]
+            if now_ns - 60_000_000_000 < stamp < now_ns + 1_000_000_000:
+                now_ns = stamp
+        self._last = max(now_ns, self._last + 1)
+        self.seq += 1
+        fields: dict[str, Any] = {
+            "logger": self.stream,
+            "message": line.rstrip(b"\r").decode("utf-8", "backslashreplace"),
+            "pid": self.pid,
+            "stream": self.stream,
+        }
+        if partial:
+            fields["partial"] = True
+        return stamped_line(self._last, self._level, self.name, self.seq, fields)
+
+    def close(self) -> None:
+        """Let go of the pipe."""
+        if self.pipe >= 0:
+            os.close(self.pipe)
+            self.pipe = -1
+
+
+def stamped_line(
+    now_ns: int, level: str, worker: str, seq: int, fields: dict[str, Any]
+) -> bytes:
+    """A wire line of the consumer's own making."""
+    return b'{"timestamp":"%b","level":"%b","worker":"%b","seq":%d,%b' % (
+        timestamp(now_ns), level.encode(), worker.encode(), seq, orjson.dumps(fields)[1:-1],
+    )  # fmt: skip

@@ -1,0 +1,218 @@
+"""Start a consumer: the election, the listening socket, the detached process.
+
+Theory of operation
+-------------------
+A consumer never makes its own socket. Whoever needs one makes the listening socket,
+gives it to the new process, and connects at once: connections, and the pipes that come
+with them, wait in the socket's queue while the new process is still importing. So
+the first log call need not wait for an interpreter to start, and what it logged is in
+the kernel's hands even if its process dies right after.
+
+Several processes may find nobody there at the same moment. A lock file beside the
+socket elects one; it is held for the few milliseconds of a start only. It is removed by
+the consumer that ends, so a lock counts only if its name still leads to it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from logagg.address import MAX_SOCKET_PATH
+from logagg.clock import shared_offset
+from logagg.errors import ConfigError, WouldBlock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["connect", "election", "ensure", "listen", "read_offset", "spawn"]
+
+BACKLOG = 4096  # what /proc/sys/net/core/somaxconn allows by default since Linux 5.4
+
+_BOOT = """\
+import json, sys
+config = json.loads(sys.argv[1])
+sys.path += [p for p in config["path"] if p not in sys.path]
+from logagg.consumer import main
+main(config)
+"""
+
+
+def connect(path: str) -> socket.socket:
+    """Connect to the consumer at a socket path, without waiting.
+
+    Raises:
+        FileNotFoundError, ConnectionRefusedError: Nobody is there.
+        BlockingIOError: Someone is there and its queue is full.
+    """
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        connection.setblocking(False)
+        connection.connect(path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def election(path: str, timeout: float) -> Iterator[int]:
+    """Hold the start-up lock of a socket path.
+
+    Yields:
+        The lock file's descriptor; its text is the clock offset in nanoseconds.
+
+    Raises:
+        WouldBlock: Another process has held it for `timeout` seconds.
+    """
+    name = path + ".lock"
+    deadline = time.clock_gettime(time.CLOCK_MONOTONIC) + timeout
+    while True:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        lock = os.open(name, flags, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _same_file(lock, name):
+                break
+        except BlockingIOError:
+            if time.clock_gettime(time.CLOCK_MONOTONIC) > deadline:
+                os.close(lock)
+                raise WouldBlock(f"{name} is held by another process") from None
+            time.sleep(0.001)
+        except BaseException:
+            os.close(lock)
+            raise
+        os.close(lock)
+    try:
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def _same_file(descriptor: int, name: str) -> bool:
+    try:
+        there = os.stat(name, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    mine = os.fstat(descriptor)
+    return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
+
+
+def read_offset(path: str) -> int | None:
+    """The clock offset that the consumer at a socket path shares, if it is known."""
+    try:
+        with open(path + ".lock", "rb") as file:
+            return int(file.read(64))
+    except (OSError, ValueError):
+        return None
+
+
+def write_offset(lock: int, offset_ns: int) -> None:
+    """Write the clock offset into the lock file, in one call of fixed length."""
+    os.pwrite(lock, b"%+024d\n" % offset_ns, 0)
+
+
+def listen(path: str) -> socket.socket:
+    """Make the listening socket of a path, replacing a dead one.
+
+    Call it with the election held.
+
+    Raises:
+        ConfigError: The path is too long, or its directory cannot be written.
+    """
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH - 4:
+        raise ConfigError(
+            f"socket path {path!r} is longer than {MAX_SOCKET_PATH - 4} bytes; "
+            "choose a shorter one"
+        )
+    fresh = path + ".new"
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        try:
+            os.unlink(fresh)
+        except FileNotFoundError:
+            pass
+        listener.bind(fresh)
+        os.chmod(fresh, 0o600)
+        listener.listen(BACKLOG)
+        os.rename(fresh, path)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"cannot listen at {path}: {error.strerror}") from error
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def spawn(listener: socket.socket, config: dict[str, Any], error_path: str) -> None:
+    """Start a detached consumer on a listening socket and return at once.
+
+    The shell in between makes it nobody's child, so the application never meets an
+    unknown process in `wait`, and no zombie stays. It runs in a session of its own, so
+    a Ctrl-C in the terminal does not reach it.
+
+    Raises:
+        OSError: No process could be started.
+    """
+    import subprocess
+
+    executable = sys.executable
+    if not executable:
+        raise ConfigError("sys.executable is empty: cannot start a consumer")
+    command = [executable, "-P", "-c", _BOOT, consumer_argument(listener, config)]
+    script = 'exec >/dev/null 2>>"$0" </dev/null; "$@" &'
+    shell = subprocess.Popen(
+        ["/bin/sh", "-c", script, error_path, *command],
+        pass_fds=(listener.fileno(),),
+        start_new_session=True,
+        cwd="/",
+    )
+    shell.wait()
+
+
+def consumer_argument(listener: socket.socket, config: dict[str, Any]) -> str:
+    """The argument that `logagg.consumer` is started with, as JSON."""
+    path = [os.path.abspath(entry) for entry in sys.path if entry]
+    path = [entry for entry in path if os.path.isdir(entry)]
+    return orjson.dumps({**config, "fd": listener.fileno(), "path": path}).decode()
+
+
+def ensure(path: str, timeout: float) -> socket.socket:
+    """Connect to the consumer of a path; start one when nobody is there.
+
+    Blocks for some milliseconds when it starts one, for `timeout` seconds at most when
+    others are in the way.
+
+    Args:
+        path: The socket's path, in a private directory.
+        timeout: Seconds to wait for another process's election.
+
+    Raises:
+        WouldBlock: Another process's start took too long.
+        ConfigError, OSError: A consumer cannot be started from here.
+    """
+    try:
+        return connect(path)
+    except (FileNotFoundError, ConnectionRefusedError):
+        pass
+    with election(path, timeout) as lock:
+        try:
+            return connect(path)
+        except FileNotFoundError:
+            restarted = False
+        except ConnectionRefusedError:
+            restarted = True
+        offset = shared_offset(read_offset(path))
+        write_offset(lock, offset)
+        with listen(path) as listener:
+            config = {"socket": path, "restarted": restarted, "offset": offset}
+            spawn(listener, config, path + ".err")
+            return connect(path)
