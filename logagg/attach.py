@@ -1,4 +1,4 @@
-"""A worker's side of the connection: the pipe, the control connection, the spool.
+"""A worker's side of the connection: what happens between a record and the kernel.
 
 Theory of operation
 -------------------
@@ -10,58 +10,57 @@ the same address. It is made lazily, on the first record. It owns
 - a control connection: hello, acknowledgements, flush;
 - the records that are not acknowledged yet (`_kept`), for the same case: they are
   handed over too, and the consumer drops what it has already;
-- while the pipe cannot take a record within its bound, a spool segment.
+- while the pipe cannot take a record within its bound, a parking on disk.
 
 No thread is started. The state of the connection is looked at when a record comes and
 LOOK_NS have passed since the last look, when the pipe is full, on flush and on close.
 
-Order: seq counts the records of the attachment. Lines go either to the pipe or to the
-segment, never to both; the consumer, by the seqs, reads a segment at its place. A line
-that went into the pipe in part is completed, or closed by a newline and reported as
-torn, and then stands in the segment as a whole.
+Order: seq counts the records of the attachment. Lines go either to the pipe (`_direct`)
+or to the parking, never to both; the consumer, by the seqs, reads each segment at its
+place. A line that went into the pipe in part is completed, or closed by a newline and
+reported as torn, and then stands in the parking as a whole.
 
 Re-entry: a signal handler or `__del__` that logs in the middle of a write of the same
 thread finds `_busy` set; its record is queued and written when the outer one is done.
 
 Fork: the child closes what it inherited and begins anew, with a new seq; the parent's
 records are the parent's. Everything mutable is guarded by `lock`, which the child
-replaces: no lock is shared between processes and a lock held by another thread of the
-parent does not matter.
+resets: no lock is shared between processes, and a lock that another thread of the
+parent held does not matter.
 
 Bounds: a call waits OVERFLOW_TIMEOUT at most for room (policy "spool"), and
-ATTACH_TIMEOUT at most when a consumer must be found. Kept records take KEEP_BYTES.
+ATTACH_TIMEOUT at most when a consumer must be found. Kept records take KEEP_BYTES and
+what 0.2 s bring.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
+import sys
 from enum import StrEnum
 from threading import RLock
 from time import CLOCK_MONOTONIC, clock_gettime_ns
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from logagg import wire
 from logagg.address import identifier_of
-from logagg.kept import Ended, Kept
+from logagg.channel import Control, Pipe, standard_streams
+from logagg.kept import Kept
+from logagg.spool import Parking
 
-if TYPE_CHECKING:
-    import socket
-
-    from logagg.spool import Segment
-
-__all__ = ["Attachment", "Overflow", "attachment"]
+__all__ = ["CLOSE_TIMEOUT", "Attachment", "Overflow", "attachment"]
 
 PROTOCOL = 1
 LOOK_NS = 200_000_000
+RESUME_NS = 20_000_000
 ATTACH_TIMEOUT = 0.5
 OVERFLOW_TIMEOUT = 0.1
-KEEP_BYTES = 16 * 1024 * 1024
 CLOSE_TIMEOUT = 5.0
+KEEP_BYTES = 16 * 1024 * 1024
 RETRY_NS = 500_000_000
+MAX_RETRY_NS = 30_000_000_000
 COMPLAIN_NS = 10_000_000_000
-_PIPE_SIZES = (1 << 20, 1 << 18, 1 << 16)
-_F_SETPIPE_SZ = 1031
 _SECOND = 1_000_000_000
 
 
@@ -83,6 +82,10 @@ class Attachment:
 
     Attributes:
         lock: Guards everything; re-entrant.
+        path: The consumer's socket.
+        users: How many handlers use it.
+        overflow: What a call does when the pipe is full.
+        worker: The name in its lines: the slot, or the pid.
         seq: The seq of the newest record.
         dropped: Records that could be neither sent nor parked.
         second: The second of the newest record's stamp.
@@ -96,27 +99,30 @@ class Attachment:
         self.overflow = Overflow.SPOOL
         self._elect = elect
         self._sinks = list(sinks)
+        self._pipe: Pipe | None = None
+        self._control: Control | None = None
         self._reset()
 
     def _reset(self) -> None:
-        """Begin anew: at the start, and in a forked child."""
+        """Begin anew: at the start, after close, in a forked child."""
         pid = os.getpid()
         self.worker = _worker_name(pid)
         self._stream = f"{pid}-{clock_gettime_ns(CLOCK_MONOTONIC):x}"
         self._heads: dict[str, bytes] = {}
         self.seq = 0
         self.dropped = 0
+        self.second = -1
+        self.recent: dict[int | None, tuple[int, float]] = {}
+        self._start = b""
+        self._last = 0
+        self._offset = 0
         self._told_dropped = 0
         self._complain_at = 0
-        self._offset = 0
-        self._last = 0
-        self.second = -1
-        self._start = b""
+        self._complaint = ""
         self._busy = False
         self._queued: list[tuple[str, bytes]] = []
-        self._direct = False  # lines go to the pipe
-        self._socket: socket.socket | None = None
-        self._read = self._write = -1
+        self._write = -1  # the pipe's write end while lines go there
+        self._direct = False
         self._torn = 0  # the seq of a line that the pipe ends in a part of
         self._look_at = 0
         self._retry_at = 0
@@ -127,10 +133,7 @@ class Attachment:
         self._kept_bytes = 0
         self._older = Kept()
         self._handed = 0  # how often all that is kept has gone elsewhere
-        self._segment: Segment | None = None
-        self._ended: list[Ended] = []
-        self._refused = ""
-        self.recent: dict[int | None, tuple[int, float]] = {}
+        self._parking: Parking | None = None
 
     # ---- the hot path -------------------------------------------------------------
 
@@ -176,8 +179,8 @@ class Attachment:
         line = b"%b%09d%b%d,%b\n" % (
             self._start, now - second * _SECOND, head, seq, body,
         )  # fmt: skip
-        if not self._direct:
-            self._indirect(line)
+        if not self._direct and not self._resumed():
+            self._park(line)
             return
         size = len(line)
         self._kept.append(line)
@@ -216,22 +219,30 @@ class Attachment:
 
         The line is in `_kept`.
         """
+        assert self._pipe is not None
         if self.overflow is Overflow.DROP_NEW and not done:
             self._unkeep(line)
             self._drop("the pipe is full")
             return
         handed = self._handed
         patience = None if self.overflow is Overflow.BLOCK else OVERFLOW_TIMEOUT
-        done = self._push(line, done, patience)
+        done = self._pipe.push(line, done, patience, self._look_while_full)
         if done == len(line):
             return
         if done:
             self._torn = self.seq
-        self._direct = False
-        self._retry_at = clock_gettime_ns(CLOCK_MONOTONIC) + LOOK_NS // 10
+        self._leave_pipe()
         if self._handed == handed:  # else it went over with all that is kept
             self._unkeep(line)
             self._park(line)
+
+    def _look_while_full(self) -> bool:
+        self._look(clock_gettime_ns(CLOCK_MONOTONIC))
+        return self._control is not None
+
+    def _leave_pipe(self) -> None:
+        self._direct = False
+        self._retry_at = clock_gettime_ns(CLOCK_MONOTONIC) + RESUME_NS
 
     def _unkeep(self, line: bytes) -> None:
         if not self._kept:  # a look while waiting has sealed it
@@ -240,89 +251,34 @@ class Attachment:
         self._kept.pop()
         self._kept_bytes -= len(line)
 
-    def _push(self, line: bytes, done: int, patience: float | None) -> int:
-        """Write the rest of a line, waiting for room; return how much is written."""
-        import select
-
-        poll = select.poll()
-        poll.register(self._write, select.POLLOUT)
-        deadline = None
-        if patience is not None:
-            deadline = clock_gettime_ns(CLOCK_MONOTONIC) + int(patience * _SECOND)
-        while done < len(line):
-            now = clock_gettime_ns(CLOCK_MONOTONIC)
-            wait = LOOK_NS if deadline is None else min(deadline - now, LOOK_NS)
-            if wait <= 0:
-                break
-            if not poll.poll(wait / 1e6):
-                self._look(now)
-                if self._socket is None:
-                    break
-                continue
-            try:
-                done += os.write(self._write, line[done:])
-            except BlockingIOError:
-                # poll says there is room for a page; a whole small line needs more.
-                poll.poll(1)
-        return done
-
-    def _indirect(self, line: bytes) -> None:
-        """Send or park a line while lines do not go straight to the pipe."""
-        if clock_gettime_ns(CLOCK_MONOTONIC) >= self._retry_at:
-            self._resume()
-            if self._direct:
-                self._kept.append(line)
-                self._kept_bytes += len(line)
-                try:
-                    done = os.write(self._write, line)
-                except BlockingIOError:
-                    done = 0
-                if done != len(line):
-                    self._full(line, done)
-                return
+    def _park(self, line: bytes) -> None:
+        """Put a line into the spool; from now on lines go there."""
         if self.overflow is Overflow.DROP_NEW:
             self._drop("no consumer takes records")
             return
-        self._park(line)
-
-    def _park(self, line: bytes) -> None:
-        """Append a line to the spool; from now on lines go there."""
-        from logagg import spool
-
         self._direct = False
         try:
-            if self._segment is None:
-                name = identifier_of(self.path)
-                self._segment = spool.Segment(name, self._stream, self.seq)
-                self._retry_at = clock_gettime_ns(CLOCK_MONOTONIC) + LOOK_NS // 10
-            parked = sum(each.size_bytes for each in self._ended)
-            if parked + self._segment.size_bytes + len(line) > spool.CAP_BYTES:
-                self._drop(f"the spool {self._segment.path} is at its cap")
-                return
-            self._segment.append(line, self.seq)
+            self._parked().append(line, self.seq)
         except (OSError, ValueError) as error:
             self._drop(f"cannot spool: {error}")
 
-    def _end_segment(self) -> None:
-        segment, self._segment = self._segment, None
-        if segment is not None:
-            segment.end()
-            if segment.last >= segment.first:
-                self._ended.append(
-                    Ended(segment.path, segment.first, segment.last, segment.size_bytes)
-                )
+    def _parked(self) -> Parking:
+        if self._parking is None:
+            self._parking = Parking(identifier_of(self.path), self._stream)
+        return self._parking
 
     def _drop(self, why: str) -> None:
         self.dropped += 1
-        now = clock_gettime_ns(CLOCK_MONOTONIC)
-        if now >= self._complain_at:
-            self._complain_at = now + COMPLAIN_NS
-            self._complain(f"{self.dropped} records dropped so far: {why}")
+        self._complain(f"{self.dropped} records dropped so far: {why}")
 
     def _complain(self, text: str) -> None:
-        """Tell the user on stderr, as the last resort."""
+        """Tell the user on stderr, the last resort, at most once in 10 seconds."""
+        now = clock_gettime_ns(CLOCK_MONOTONIC)
+        if now < self._complain_at:
+            return
+        self._complain_at = now + COMPLAIN_NS
         try:
-            os.write(2, f"logagg: {text} (consumer {self.path})\n".encode())
+            os.write(2, f"logagg: {text}\n".encode("utf-8", "backslashreplace"))
         except OSError:
             pass
 
@@ -331,8 +287,8 @@ class Attachment:
     def _look(self, now: int) -> None:
         """Read what the consumer said; notice that it is gone; keep memory bounded."""
         self._look_at = now + LOOK_NS
-        if self._socket is None:
-            if now >= self._retry_at and self._segment is None:
+        if self._control is None:
+            if now >= self._retry_at and not self._is_parking():
                 self._attach()
             return
         self._seal()
@@ -340,10 +296,13 @@ class Attachment:
             self._lost()
             return
         if self.dropped != self._told_dropped:
-            self._tell({"dropped": self.dropped})
-            self._told_dropped = self.dropped
+            if self._control.tell({"dropped": self.dropped}):
+                self._told_dropped = self.dropped
         if self._older.size_bytes > KEEP_BYTES and self._direct:
             self._await_acknowledgement()
+
+    def _is_parking(self) -> bool:
+        return self._parking is not None and self._parking.is_open
 
     def _seal(self) -> None:
         if self._kept:
@@ -352,130 +311,81 @@ class Attachment:
             self._kept_bytes = 0
 
     def _await_acknowledgement(self) -> None:
-        """Too much is unacknowledged: wait a little, then let records go to the spool."""
+        """Too much is unacknowledged: wait a little, then leave the pipe."""
         deadline = clock_gettime_ns(CLOCK_MONOTONIC) + int(OVERFLOW_TIMEOUT * _SECOND)
-        while self._older.size_bytes > KEEP_BYTES // 2:
+        while self._older.size_bytes > KEEP_BYTES // 2 and self._control is not None:
             now = clock_gettime_ns(CLOCK_MONOTONIC)
             if now >= deadline and self.overflow is not Overflow.BLOCK:
-                self._direct = False
-                self._retry_at = now + LOOK_NS // 10
+                self._leave_pipe()
                 return
-            if not self._wait_heard(min((deadline - now) / _SECOND, 0.1)):
+            self._control.wait(min((deadline - now) / _SECOND, 0.1))
+            if not self._hear():
                 self._lost()
                 return
 
-    def _wait_heard(self, timeout: float) -> bool:
-        import select
-
-        assert self._socket is not None
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        poll.poll(max(timeout, 0.001) * 1000)
-        return self._hear()
-
     def _hear(self) -> bool:
         """Take all that the consumer has said; False when it is gone."""
-        import orjson
-
-        assert self._socket is not None
-        while True:
-            try:
-                packet = self._socket.recv(65536)
-            except BlockingIOError:
-                return True
-            except OSError:
-                return False
-            if not packet:
-                return False
-            try:
-                message = orjson.loads(packet)
-            except orjson.JSONDecodeError:
-                continue
-            if isinstance(message, dict):
-                self._heard(message)
+        assert self._control is not None
+        messages, present = self._control.hear()
+        for message in messages:
+            self._heard(message)
+        return present
 
     def _heard(self, message: dict[str, Any]) -> None:
         if "ack" in message:
             self._acknowledged = message["ack"]
             self._older.acknowledge(self._acknowledged)
-            while self._ended and self._ended[0].last <= self._acknowledged:
-                self._ended.pop(0)
+            if self._parking is not None:
+                self._parking.acknowledge(self._acknowledged)
         if "flushed" in message:
             self._flushed = message["flushed"]
         if "welcome" in message:
             self._failures = 0
-        if "error" in message:
-            text = str(message["error"])
-            if text != self._refused:
-                self._refused = text
-                self._complain(text)
-
-    def _tell(
-        self, message: dict[str, Any], descriptors: list[int] | None = None
-    ) -> bool:
-        import socket
-
-        import orjson
-
-        if self._socket is None:
-            return False
-        packet = orjson.dumps(message)
-        try:
-            if descriptors:
-                socket.send_fds(self._socket, [packet], descriptors)
-            else:
-                self._socket.send(packet)
-        except OSError:
-            return False
-        return True
+        if "error" in message and message["error"] != self._complaint:
+            self._complaint = message["error"]
+            self._complain_at = 0
+            self._complain(self._complaint)
 
     def _attach(self) -> None:
         """Connect, hand over the pipe and what is not acknowledged, go direct."""
         from logagg import launch
 
         try:
-            if self._write < 0:
-                self._make_pipe()
+            if self._pipe is None:
+                self._pipe = Pipe()
             if self._elect:
-                self._socket = launch.ensure(self.path, ATTACH_TIMEOUT)
+                connection = launch.ensure(self.path, ATTACH_TIMEOUT)
             else:
-                self._socket = launch.connect(self.path)
+                connection = launch.connect(self.path)
+            self._control = Control(connection)
             offset = launch.read_offset(self.path)
-            if not self._introduce():
+            if not self._introduce(self._control, self._pipe):
                 raise ConnectionError("the consumer hung up")
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError) as error:
             self._fail(error)
             return
-        if offset is None:
+        if offset is not None:
+            self._offset = offset
+        elif not self._offset:
             from logagg.clock import measure_offset
 
-            offset = self._offset or measure_offset()
-        self._offset = offset
-        self._direct = self._segment is None
+            self._offset = measure_offset()
+        self._write = self._pipe.write
+        self._direct = not self._is_parking() and not self._torn
 
-    def _make_pipe(self) -> None:
-        import fcntl
-
-        self._read, self._write = os.pipe()
-        os.set_blocking(self._write, False)
-        for size in _PIPE_SIZES:
-            try:
-                fcntl.fcntl(self._write, _F_SETPIPE_SZ, size)
-            except OSError:  # beyond what this user may have in all
-                continue
-            break
-
-    def _introduce(self) -> bool:
+    def _introduce(self, control: Control, pipe: Pipe) -> bool:
         """Say hello. The descriptors are read end, stdout, stderr, kept records."""
-        from multiprocessing.process import current_process
-
+        process = sys.modules.get("multiprocessing.process")
         self._seal()
         kept = self._older.file()
+        segments = []
+        if self._parking is not None:
+            segments = self._parking.announcements(again=True)
         hello = {
             "hello": PROTOCOL,
             "kind": "records",
             "pid": os.getpid(),
-            "process": current_process().name,
+            "process": process.current_process().name if process else "MainProcess",
             "worker": self.worker,
             "stream": self._stream,
             "sinks": self._sinks,
@@ -483,146 +393,124 @@ class Attachment:
             "dropped": self.dropped,
             "torn": self._torn,
             "again": self._handed > 0,
-            "segments": [each.announcement() for each in self._ended],
+            "segments": segments,
         }
-        descriptors = [self._read, *_standard_streams()]
+        descriptors = [pipe.read, *standard_streams()]
         if kept is not None:
             descriptors.append(kept)
         try:
-            done = self._tell(hello, descriptors)
+            done = control.tell(hello, descriptors)
         finally:
             if kept is not None:
                 os.close(kept)
         if done:
             self._handed += 1
             self._told_dropped = self.dropped
-            for each in self._ended:
-                each.told = True
+            for each in segments:
+                self._parked().told(each["segment"])
         return done
 
     def _fail(self, error: Exception) -> None:
         """Nobody could be reached: park records, try again later, ever more seldom."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-        self._direct = False
-        wait = min(RETRY_NS << min(self._failures, 6), 30 * _SECOND)
-        self._failures += 1
-        now = clock_gettime_ns(CLOCK_MONOTONIC)
-        self._retry_at = now + wait
-        if now >= self._complain_at:
-            self._complain_at = now + COMPLAIN_NS
-            self._complain(f"no consumer, records are spooled: {error}")
-        self._spill()
-
-    def _spill(self) -> None:
-        """Put what is kept on disk, so that it survives this process too.
-
-        What stands in the pipe is among it: nobody but this process holds the pipe.
-        """
-        from logagg import spool
-
-        self._seal()
-        lines = self._older.lines()
-        if not lines:
-            return
-        last = wire.seq_of(lines[-1])
-        try:
-            name = identifier_of(self.path)
-            segment = spool.Segment(name, self._stream, wire.seq_of(lines[0]))
-            segment.append(b"".join(lines), last)
-        except (OSError, ValueError):
-            return  # it stays in memory
-        segment.end()
-        self._ended.append(
-            Ended(segment.path, segment.first, segment.last, segment.size_bytes)
-        )
-        self._ended.sort(key=lambda each: each.first)
-        self._older = Kept()
-        self._handed += 1
+        self._hang_up()
+        self._back_off()
+        self._complain(f"no consumer at {self.path}, records are spooled: {error}")
 
     def _lost(self) -> None:
         """The consumer is gone: attach to the next one, which gets all that is kept."""
-        assert self._socket is not None
-        self._socket.close()
-        self._socket = None
-        self._direct = False
+        self._hang_up()
         self._failures += 1
         if self._failures > 2:  # it dies as fast as it is started
-            wait = min(RETRY_NS << min(self._failures, 6), 30 * _SECOND)
-            self._retry_at = clock_gettime_ns(CLOCK_MONOTONIC) + wait
-            self._say_why()
-            return
-        self._attach()
+            self._back_off()
+            self._complain(f"the consumer keeps ending: {self._last_words()}")
+        else:
+            self._attach()
 
-    def _say_why(self) -> None:
-        now = clock_gettime_ns(CLOCK_MONOTONIC)
-        if now < self._complain_at:
+    def _hang_up(self) -> None:
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        self._direct = False
+
+    def _back_off(self) -> None:
+        """Wait before the next try; meanwhile nothing may depend on this process.
+
+        What is kept goes to disk, and with it what stands in the pipe: it is among what
+        is kept, and nobody but this process holds the pipe now.
+        """
+        wait = min(RETRY_NS << min(self._failures, 6), MAX_RETRY_NS)
+        self._failures += 1
+        self._retry_at = clock_gettime_ns(CLOCK_MONOTONIC) + wait
+        self._spill()
+
+    def _spill(self) -> None:
+        self._seal()
+        lines = self._older.lines()
+        if not lines or self.overflow is Overflow.DROP_NEW:
             return
-        self._complain_at = now + COMPLAIN_NS
+        try:
+            self._parked().spill(lines)
+        except (OSError, ValueError):
+            return  # it stays in memory
+        self._older = Kept()
+        self._handed += 1
+
+    def _last_words(self) -> str:
         try:
             with open(self.path + ".err", "rb") as file:
                 words = file.read()[-2000:].decode("utf-8", "replace").strip()
         except OSError:
             words = ""
-        last = words.rpartition("\n")[2] or "it says nothing"
-        self._complain(f"the consumer keeps ending: {last}")
+        return words.rpartition("\n")[2] or "it says nothing"
 
-    def _resume(self) -> None:
-        """Leave the spool for the pipe when somebody is there and there is room."""
+    def _resumed(self) -> bool:
+        """Try to go back to the pipe; True when lines go there again."""
         now = clock_gettime_ns(CLOCK_MONOTONIC)
-        self._retry_at = now + LOOK_NS // 10
-        if self._socket is None:
+        if now < self._retry_at:
+            return False
+        self._retry_at = now + RESUME_NS
+        if self._control is None:
             self._attach()
-            if self._socket is None:
-                return
         elif not self._hear():
             self._lost()
-            return
-        if self._older.size_bytes > KEEP_BYTES or not self._has_room():
-            return
-        if self._torn and not self._close_torn():
-            return
-        self._end_segment()
-        for each in self._ended:
-            if not each.told:
-                each.told = self._tell(each.announcement())
-                if not each.told:
-                    return
-        self._direct = True
+        if self._control is None or self._pipe is None:
+            return False
+        if self._older.size_bytes > KEEP_BYTES or not self._pipe.has_room():
+            return False
+        if self._torn and not self._close_torn(self._pipe):
+            return False
+        self._direct = self._parking is None or self._told_all(self._parking)
+        return self._direct
 
-    def _close_torn(self) -> bool:
+    def _close_torn(self, pipe: Pipe) -> bool:
         """End a line that the pipe holds a part of; tell the consumer to drop it."""
-        if not self._tell({"torn": self._torn}):
+        assert self._control is not None
+        if not self._control.tell({"torn": self._torn}):
             return False
         try:
-            os.write(self._write, b"\n")
+            os.write(pipe.write, b"\n")
         except BlockingIOError:
             return False
         self._torn = 0
         return True
 
-    def _has_room(self) -> bool:
-        import fcntl
-        import select
-        import struct
-        import termios
-
-        poll = select.poll()
-        poll.register(self._write, select.POLLOUT)
-        if not poll.poll(0):
-            return False
-        waiting = fcntl.ioctl(self._read, termios.FIONREAD, b"\0\0\0\0")
-        size = fcntl.fcntl(self._write, 1032)  # F_GETPIPE_SZ
-        return bool(struct.unpack("i", waiting)[0] * 2 <= size)
+    def _told_all(self, parking: Parking) -> bool:
+        """Complete the segment and tell of it; False when the consumer cannot hear."""
+        assert self._control is not None
+        parking.end()
+        for each in parking.announcements(again=False):
+            if not self._control.tell(each):
+                return False
+            parking.told(each["segment"])
+        return True
 
     def want(self, sinks: list[str]) -> None:
         """Ask for more sinks; those that it has already are left out."""
         with self.lock:
             fresh = [sink for sink in sinks if sink not in self._sinks]
             self._sinks += fresh
-            if fresh:
-                self._tell({"sinks": fresh})
+            if fresh and self._control is not None:
+                self._control.tell({"sinks": fresh})
 
     # ---- flush, close, fork ---------------------------------------------------------
 
@@ -636,59 +524,48 @@ class Attachment:
             the records are still in the pipe, in memory or on disk.
         """
         deadline = clock_gettime_ns(CLOCK_MONOTONIC) + int(timeout * _SECOND)
-        with self.lock:
-            if self._busy:
-                return False
-            target = self.seq
-        if not target:
-            return True
-        asked = False
-        while True:
+        target = self.seq
+        asked: Control | None = None
+        while self._flushed < target:
             with self.lock:
                 if self._busy:
                     return False
                 self._busy = True
                 try:
-                    done, asked = self._flush_step(target, asked)
+                    asked = self._ask_flush(target, asked)
                 finally:
                     self._busy = False
                     if self._queued:
                         self._send_queued()
-            if done:
-                return True
+                control = self._control
             left = (deadline - clock_gettime_ns(CLOCK_MONOTONIC)) / _SECOND
-            if left <= 0:
-                return False
-            self._pause(min(left, 0.05))
+            if self._flushed >= target or left <= 0:
+                break
+            if control is not None and self._direct:
+                control.wait(min(left, 0.2))
+            else:
+                _pause(min(left, 0.02))
+        return self._flushed >= target
 
-    def _flush_step(self, target: int, asked: bool) -> tuple[bool, bool]:
+    def _ask_flush(self, target: int, asked: Control | None) -> Control | None:
+        """One step of a flush; returns the connection on which it was asked for."""
         if not self._direct:
-            if clock_gettime_ns(CLOCK_MONOTONIC) >= self._retry_at:
-                self._resume()
-            asked = False
-        elif self._socket is not None and not self._hear():
+            self._resumed()
+        elif self._control is not None and not self._hear():
             self._lost()
-            asked = False
-        if self._socket is not None and self._direct and not asked:
-            asked = self._tell({"flush": target})
-        return self._flushed >= target, asked
-
-    def _pause(self, timeout: float) -> None:
-        """Wait for the consumer to say something, without the lock."""
-        import select
-
-        connection = self._socket
-        poll = select.poll()
-        if connection is not None and connection.fileno() >= 0:
-            poll.register(connection, select.POLLIN)
-        poll.poll(timeout * 1000)
+        control = self._control
+        if control is None or not self._direct or self._flushed >= target:
+            return None
+        if asked is not control and control.tell({"flush": target}):
+            asked = control
+        return asked
 
     def close(self, timeout: float) -> bool:
         """Flush, then let go. Returns as `flush`. May be called again, and by anyone.
 
         A record that comes afterwards attaches anew.
         """
-        if self._write < 0 and self._segment is None:
+        if self._pipe is None and self._parking is None:
             return True
         done = self.flush(timeout)
         with self.lock:
@@ -696,59 +573,43 @@ class Attachment:
                 return done
             self._busy = True
             try:
-                self._end_segment()
-                self._tell({"bye": self.seq, "dropped": self.dropped})
-                if not done and not self._direct:
-                    self._spill()
-                self._release()
-                seq, dropped = self.seq, self.dropped
+                self._let_go(done)
             finally:
                 self._reset()
-        if not done:
-            self._complain(
-                f"closed before all of {seq} records were confirmed: {dropped} were "
-                "dropped, the rest is with the consumer or in the spool"
-            )
         return done
 
+    def _let_go(self, done: bool) -> None:
+        if self._control is not None:
+            self._control.tell({"bye": self.seq, "dropped": self.dropped})
+        elif not done:
+            self._spill()
+        if self._parking is not None:
+            self._parking.end()
+        if not done:
+            self._complain_at = 0
+            self._complain(
+                f"closed before all {self.seq} records were confirmed: {self.dropped} "
+                "were dropped, the rest is with the consumer or in the spool"
+            )
+        self._release()
+
     def _release(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-        for end in (self._read, self._write):
-            if end >= 0:
-                os.close(end)
+        self._hang_up()
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:
+            pipe.close()
 
     def forked(self) -> None:
         """In a forked child: close what is the parent's and begin anew."""
         self.lock._at_fork_reinit()  # type: ignore[attr-defined] # as logging does
         try:
             self._release()
-            if self._segment is not None:
-                self._segment.abandon()
+            if self._parking is not None:
+                self._parking.abandon()
         finally:
             self._reset()
 
 
-def _standard_streams() -> list[int]:
-    """Descriptors to pass for stdout and stderr; the null device for closed ones."""
-    found = []
-    for stream in (1, 2):
-        try:
-            os.fstat(stream)
-            found.append(stream)
-        except OSError:
-            found.append(_null())
-    return found
-
-
-def _null() -> int:
-    global _null_descriptor
-    if _null_descriptor < 0:
-        _null_descriptor = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    return _null_descriptor
-
-
-_null_descriptor = -1
 _attachments: dict[str, Attachment] = {}
 
 
@@ -769,6 +630,13 @@ def attachment(path: str, sinks: list[str], *, elect: bool) -> Attachment:
     return found
 
 
+def close_path(path: str, timeout: float) -> None:
+    """Flush and close the attachment of an address, if this process has one."""
+    found = _attachments.get(path)
+    if found is not None:
+        found.close(timeout)
+
+
 def _worker_name(pid: int) -> str:
     """The slot that the supervisor gave, or the pid; `SLOT.PID` in a slot's children."""
     slot = os.environ.get("LOGAGG_SLOT", "")
@@ -776,6 +644,12 @@ def _worker_name(pid: int) -> str:
         return str(pid)
     owner = os.environ.get("LOGAGG_SLOT_PID", "")
     return slot if owner in ("", str(pid)) else f"{slot}.{pid}"
+
+
+def _pause(seconds: float) -> None:
+    import select
+
+    select.poll().poll(seconds * 1000)
 
 
 def _forked() -> None:

@@ -41,6 +41,7 @@ import orjson
 
 from logagg import address, launch, wire
 from logagg.abc import Batch
+from logagg.channel import Control
 from logagg.clock import STEP_NS, measure_offset
 from logagg.errors import ConfigError, LogaggError
 from logagg.fanout import Fanout
@@ -49,6 +50,8 @@ from logagg.order import Merger
 from logagg.sinks import Built, build, parse
 
 __all__ = ["Consumer", "main"]
+
+Asker = Worker | Control
 
 CYCLE = 0.005
 BUDGET_BYTES = 16 * 1024 * 1024
@@ -95,6 +98,7 @@ class Consumer:
         self._departed: list[Worker] = []
         self._told_step = 0
         self._last_cycle = 0
+        self._holders: list[socket.socket] = []
         self._marks: deque[tuple[int, list[tuple[Worker, int]]]] = deque()
         self._step_check = 0
         self._stopping = False
@@ -129,8 +133,8 @@ class Consumer:
                 if await self._end():
                     break
                 last_use = now
-            if quiet > IDLE_CYCLES and not self._stopping:
-                await self._sleep(last_use - now)
+            if quiet > IDLE_CYCLES and not self._stopping and not self.fanout.blocked:
+                await self._sleep()
             else:
                 await asyncio.sleep(CYCLE)
         left = await self.fanout.close(CLOSE_GRACE)
@@ -143,7 +147,7 @@ class Consumer:
             return False
         return unused > (LINGER if self.workers_seen else FIRST_WAIT)
 
-    async def _sleep(self, wake_in: float) -> None:
+    async def _sleep(self) -> None:
         """Wait for a readable pipe, or news, or the time to look whether to end."""
         loop = asyncio.get_running_loop()
         self._wake.clear()
@@ -254,7 +258,9 @@ class Consumer:
             self.workers_seen += 1
             loop = asyncio.get_running_loop()
             loop.add_reader(connection, self._hear_holder, connection)
-            self._connections[connection.fileno()] = connection
+            self._holders.append(connection)
+            urls = [str(url) for url in hello.get("sinks", [])]
+            self._spawn(self._want(Control(connection), urls, fds))
         else:
             return False
         self._wake.set()
@@ -276,22 +282,28 @@ class Consumer:
         loop = asyncio.get_running_loop()
         loop.add_reader(connection, self._hear_worker, worker)
         self.workers_seen += 1
-        worker.tell({"welcome": 1})
         urls = [str(url) for url in hello.get("sinks", [])]
-        self._spawn(self._want(worker, urls, fds[1:3]))
+        self._spawn(self._want_worker(worker, urls, fds[1:3]))
 
-    async def _want(self, worker: Worker, urls: list[str], streams: list[int]) -> None:
-        """Open the sinks that a worker wants, each once; tell it of trouble."""
+    async def _want(self, asker: Asker, urls: list[str], streams: list[int]) -> None:
+        """Open the sinks that someone wants, each once; tell of trouble."""
         for url in urls:
             error = await self.add_sink(url, streams)
             if error:
-                worker.tell({"error": error})
+                asker.tell({"error": error})
         if not self.fanout.lanes:
             await self.add_sink("stderr:?format=json", streams)
         for stream in streams:
             if stream not in self._kept_streams:
                 os.close(stream)
+        asker.tell({"welcome": 1})
+
+    async def _want_worker(
+        self, worker: Worker, urls: list[str], streams: list[int]
+    ) -> None:
+        await self._want(worker, urls, streams)
         worker.ready = True
+        self._wake.set()
 
     def _register(self, source: Worker | Stream) -> None:
         self.sources[source.pipe] = source
@@ -308,21 +320,23 @@ class Consumer:
         self._wake.set()
 
     def _hear_holder(self, connection: socket.socket) -> None:
-        """A connection that only keeps us alive; it may send events and wait for us."""
+        """A connection that keeps us alive, and may send events, until it leaves."""
         try:
             packet = connection.recv(65536)
         except BlockingIOError:
             return
         except OSError:
             packet = b""
-        if packet:
-            with contextlib.suppress(orjson.JSONDecodeError, TypeError, KeyError):
-                message = orjson.loads(packet)
-                self.event(str(message["message"]), dict(message))
+        message: Any = None
+        with contextlib.suppress(orjson.JSONDecodeError):
+            message = orjson.loads(packet) if packet else None
+        if isinstance(message, dict) and "event" in message:
+            self.event(str(message.pop("message", "")), message)
             return
         asyncio.get_running_loop().remove_reader(connection)
-        self._connections.pop(connection.fileno(), None)
-        connection.close()
+        if not packet:
+            connection.close()
+            self._holders.remove(connection)
         self.holds -= 1
         self._wake.set()
 

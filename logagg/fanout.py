@@ -59,7 +59,7 @@ class Lane:
     ) -> None:
         self.sink: Sink = built.sink
         self.common = built.common
-        self.policy = built.common.policy or built.sink.default_policy
+        self.policy = built.common.policy
         self.done = 0
         self.dropped: dict[str, int] = {}
         self.written = 0
@@ -140,9 +140,9 @@ class Lane:
 
     def _drop(self, reason: str, records: int) -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + records
-        self._tell("dropped", f"sink {self.name} dropped records: {reason}", records)
+        self._tell("dropped", f"sink {self.name} dropped records: {reason}")
 
-    def _tell(self, event: str, message: str, records: int = 0) -> None:
+    def _tell(self, event: str, message: str) -> None:
         now = clock_gettime(CLOCK_MONOTONIC)
         if now < self._alarm_at:
             return

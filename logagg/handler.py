@@ -23,7 +23,7 @@ from time import CLOCK_REALTIME, clock_gettime_ns
 from typing import Any
 
 from logagg import address
-from logagg.attach import CLOSE_TIMEOUT, Overflow, attachment
+from logagg.attach import CLOSE_TIMEOUT, Attachment, Overflow, attachment
 from logagg.encode import body, exception_field, safe_text
 from logagg.errors import ConfigError
 from logagg.wire import timestamp
@@ -38,7 +38,27 @@ _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {
 _COUNT = len(vars(logging.makeLogRecord({})))
 
 _OWN = frozenset(
-    ["timestamp", "level", "worker", "seq", "logger", "message", "pid", "process", "thread", "exception", "stack", "created", "level_number", "received", "late", "file", "line", "function", "task"]
+    [
+        "timestamp",
+        "level",
+        "worker",
+        "seq",
+        "logger",
+        "message",
+        "pid",
+        "process",
+        "thread",
+        "exception",
+        "stack",
+        "created",
+        "level_number",
+        "received",
+        "late",
+        "file",
+        "line",
+        "function",
+        "task",
+    ]
 )
 
 FLUSH_TIMEOUT = 5.0
@@ -87,14 +107,9 @@ class Handler(logging.Handler):
         level: int | str = logging.NOTSET,
         location: bool = False,
     ) -> None:
-        policy = _policy(overflow)
-        urls = _urls(filename, sinks, maxBytes, backupCount)
-        socket = os.environ.get("LOGAGG_SOCKET", "")
-        if not urls and not socket:
-            urls = ["stderr:?format=console"]
-        path = socket or address.socket_path(address.identity(urls))
-        self._attachment = attachment(path, urls, elect=not socket)
-        self._attachment.overflow = policy
+        self._attachment = connected(
+            filename, sinks, maxBytes, backupCount, overflow=overflow
+        )
         self._location = location
         self._open = True
         self._bare = True
@@ -195,7 +210,7 @@ class Handler(logging.Handler):
 
     def _add_exception(self, record: logging.LogRecord, fields: dict[str, Any]) -> None:
         info = record.exc_info
-        if info and info[0] is not None and info[1] is not None:
+        if info and info[0] is not None:
             text = None
             formatter = self.formatter
             if (
@@ -242,6 +257,30 @@ class Handler(logging.Handler):
 Handler.__module__ = "logagg"
 
 
+def connected(
+    filename: str | os.PathLike[str] | None,
+    sinks: Sequence[str] | str | None,
+    max_bytes: int = 0,
+    backups: int = 0,
+    *,
+    overflow: str,
+) -> Attachment:
+    """The process's attachment for what a user asked for; nothing is started yet.
+
+    Raises:
+        ConfigError: As `Handler` does.
+    """
+    policy = _policy(overflow)
+    urls = _urls(filename, sinks, max_bytes, backups)
+    socket = os.environ.get("LOGAGG_SOCKET", "")
+    if not urls and not socket:
+        urls = ["stderr:?format=console"]
+    path = socket or address.socket_path(address.identity(urls))
+    attached = attachment(path, urls, elect=not socket)
+    attached.overflow = policy
+    return attached
+
+
 def _policy(overflow: str) -> Overflow:
     try:
         return Overflow(overflow)
@@ -272,18 +311,26 @@ def _urls(
         urls.append(_file_url(path, "&".join(options)))
     elif max_bytes or backups:
         raise ConfigError("maxBytes and backupCount need a filename")
-    for sink in sinks:
-        text = str(getattr(sink, "url", sink))
-        scheme, colon, rest = text.partition(":")
-        if scheme == "file" or not colon:
-            target, _, query = (rest if colon else text).partition("?")
-            if "%" in target:
-                from urllib.parse import unquote
-
-                target = unquote(target)
-            text = _file_url(_checked(target), query)
-        urls.append(text)
+    urls += [absolute(sink) for sink in sinks]
     return urls
+
+
+def absolute(sink: object) -> str:
+    """A sink's URL in the form that means the same in every directory.
+
+    Raises:
+        ConfigError: It is a file that cannot be written.
+    """
+    text = str(getattr(sink, "url", sink))
+    scheme, colon, rest = text.partition(":")
+    if scheme != "file" and colon:
+        return text
+    target, _, query = (rest if colon else text).partition("?")
+    if "%" in target:
+        from urllib.parse import unquote
+
+        target = unquote(target)
+    return _file_url(_checked(target), query)
 
 
 def _file_url(path: str, query: str) -> str:

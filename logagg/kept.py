@@ -9,25 +9,8 @@ were acknowledged already, and the consumer drops them by their seq.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import Any
 
-__all__ = ["Ended", "Kept"]
-
-
-@dataclass(slots=True)
-class Ended:
-    """A spool segment that is complete: a file, the seqs in it, its length in bytes."""
-
-    path: str
-    first: int
-    last: int
-    size_bytes: int
-    told: bool = False
-
-    def announcement(self) -> dict[str, Any]:
-        """The packet that tells the consumer of it."""
-        return {"segment": self.path, "first": self.first, "last": self.last}
+__all__ = ["Kept"]
 
 
 class Kept:

@@ -17,10 +17,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from dataclasses import dataclass
+from typing import Any
 
 from logagg.address import spool_dir
+from logagg.wire import seq_of
 
-__all__ = ["CAP_BYTES", "Segment", "orphans"]
+__all__ = ["CAP_BYTES", "Parking", "Segment", "orphans"]
 
 CAP_BYTES = 1024 * 1024 * 1024
 """A process's share of the disk (1 GiB); beyond it the newest records are dropped.
@@ -89,6 +92,100 @@ class Segment:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+
+@dataclass(slots=True)
+class _Ended:
+    """A segment that is complete: its file, the seqs in it, its length in bytes."""
+
+    path: str
+    first: int
+    last: int
+    size_bytes: int
+    told: bool = False
+
+
+class Parking:
+    """All that one attachment has parked: the open segment and the ended ones."""
+
+    __slots__ = ("_ended", "_identifier", "_segment", "_stream")
+
+    def __init__(self, identifier: str, stream: str) -> None:
+        self._identifier = identifier
+        self._stream = stream
+        self._segment: Segment | None = None
+        self._ended: list[_Ended] = []
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a segment is being written."""
+        return self._segment is not None
+
+    def append(self, line: bytes, seq: int) -> None:
+        """Park one line; it is with the kernel on return.
+
+        Raises:
+            OSError, ConfigError: It cannot be parked; nothing of it remains.
+        """
+        if self._segment is None:
+            self._segment = Segment(self._identifier, self._stream, seq)
+        segment = self._segment
+        parked = sum(each.size_bytes for each in self._ended) + segment.size_bytes
+        if parked + len(line) > CAP_BYTES:
+            raise OSError(errno.EDQUOT, f"the spool is at its cap of {CAP_BYTES} bytes")
+        segment.append(line, seq)
+
+    def end(self) -> None:
+        """Complete the open segment, if there is one."""
+        segment, self._segment = self._segment, None
+        if segment is not None:
+            self._complete(segment)
+
+    def spill(self, lines: list[bytes]) -> None:
+        """Park lines that are older than the open segment, as one of their own.
+
+        Raises:
+            OSError, ConfigError: They cannot be parked.
+        """
+        segment = Segment(self._identifier, self._stream, seq_of(lines[0]))
+        try:
+            segment.append(b"".join(lines), seq_of(lines[-1]))
+        finally:
+            self._complete(segment)
+
+    def _complete(self, segment: Segment) -> None:
+        segment.end()
+        if segment.last >= segment.first:
+            self._ended.append(
+                _Ended(segment.path, segment.first, segment.last, segment.size_bytes)
+            )
+            self._ended.sort(key=lambda each: each.first)
+
+    def acknowledge(self, seq: int) -> None:
+        """Forget ended segments whose records are all safe."""
+        while self._ended and self._ended[0].last <= seq:
+            self._ended.pop(0)
+
+    def announcements(self, *, again: bool) -> list[dict[str, Any]]:
+        """What tells the consumer of ended segments: all of them, or the untold."""
+        return [
+            {"segment": each.path, "first": each.first, "last": each.last}
+            for each in self._ended
+            if again or not each.told
+        ]
+
+    def told(self, path: str) -> None:
+        """Note that the consumer knows of a segment."""
+        for each in self._ended:
+            if each.path == path:
+                each.told = True
+
+    def abandon(self) -> None:
+        """Forget everything in a forked child: it is the parent's."""
+        if self._segment is not None:
+            self._segment.abandon()
+            self._segment = None
+        self._ended.clear()
 
 
 def orphans(identifier: str) -> list[str]:

@@ -1,0 +1,203 @@
+"""structlog straight into the pipe, without `logging` in between.
+
+    import logagg.structlog
+    logagg.structlog.configure("app.log")
+
+A bound logger's call merges its context and contextvars, and this module's logger
+writes the event dictionary as one line: one encoding, one write. The same guarantees
+as `logagg.Handler` hold, and both may be used side by side: they share the process's
+pipe, so their records are in one order.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import MutableMapping, Sequence
+from typing import Any
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from logagg.attach import Attachment, Overflow
+from logagg.encode import body, exception_field, safe_text
+from logagg.handler import FLUSH_TIMEOUT, connected
+
+__all__ = ["Logger", "LoggerFactory", "configure"]
+
+_OWN = ("timestamp", "level", "worker", "seq", "received", "late")
+
+
+class Logger:
+    """What a structlog bound logger wraps: each method writes one record.
+
+    The methods take the event dictionary as their only argument, or its entries as
+    keywords. They never raise for anything in it, and block as `logagg.Handler` does.
+    """
+
+    __slots__ = ("_attachment", "name")
+
+    def __init__(self, attachment: Attachment, name: str) -> None:
+        self._attachment = attachment
+        self.name = name
+
+    def _write(self, level: str, event: Any, rest: MutableMapping[str, Any]) -> None:
+        if type(event) is dict:
+            rest = event
+            event = rest.pop("event", "")
+        thread = threading.current_thread()
+        fields: dict[str, Any] = {
+            "logger": self.name,
+            "message": event if type(event) is str else safe_text(event),
+            "pid": _pid,
+            "process": _process(),
+            "thread": thread.name,
+        }
+        for name, value in rest.items():
+            if name in fields or name in _OWN:
+                if name == "level":
+                    continue  # structlog's add_log_level: it says what we know
+                if name == "logger":
+                    fields["logger"] = value
+                    continue
+                name += "_"  # noqa: PLW2901 - a clashing name is kept under another
+            fields[name] = value
+        self._attachment.send(level, body(fields))
+
+    def debug(self, event: Any = "", **rest: Any) -> None:
+        """Write a record of level debug."""
+        self._write("debug", event, rest)
+
+    def info(self, event: Any = "", **rest: Any) -> None:
+        """Write a record of level info."""
+        self._write("info", event, rest)
+
+    def warning(self, event: Any = "", **rest: Any) -> None:
+        """Write a record of level warning."""
+        self._write("warning", event, rest)
+
+    def error(self, event: Any = "", **rest: Any) -> None:
+        """Write a record of level error."""
+        self._write("error", event, rest)
+
+    def critical(self, event: Any = "", **rest: Any) -> None:
+        """Write a record of level critical."""
+        self._write("critical", event, rest)
+
+    msg = log = info
+    warn = warning
+    err = failure = exception = error
+    fatal = critical
+
+    def flush(self, timeout: float = FLUSH_TIMEOUT) -> bool:
+        """As `logagg.Handler.flush`."""
+        return self._attachment.flush(timeout)
+
+
+class LoggerFactory:
+    """Make `Logger`s for `structlog.configure(logger_factory=…)`.
+
+    Args:
+        filename: As for `logagg.Handler`.
+        sinks: As for `logagg.Handler`.
+        overflow: As for `logagg.Handler`.
+
+    Raises:
+        ConfigError: As `logagg.Handler` does.
+    """
+
+    def __init__(
+        self,
+        filename: str | os.PathLike[str] | None = None,
+        *,
+        sinks: Sequence[str] | str | None = None,
+        overflow: str = Overflow.SPOOL,
+    ) -> None:
+        self._attachment = connected(filename, sinks, overflow=overflow)
+
+    def __call__(self, *args: Any) -> Logger:
+        """A logger with the name `structlog.get_logger` was given, or the module's."""
+        return Logger(self._attachment, str(args[0]) if args else _caller())
+
+
+def configure(
+    filename: str | os.PathLike[str] | None = None,
+    *,
+    sinks: Sequence[str] | str | None = None,
+    level: int | str = "info",
+    overflow: str = Overflow.SPOOL,
+    processors: Sequence[Processor] = (),
+) -> None:
+    """Configure structlog to send its events to logagg, in one call.
+
+    Args:
+        filename: As for `logagg.Handler`.
+        sinks: As for `logagg.Handler`.
+        level: Calls below this level do nothing, at next to no cost.
+        overflow: As for `logagg.Handler`.
+        processors: Processors of yours, run between merging the contextvars and
+            structuring the exception.
+
+    Raises:
+        ConfigError: As `logagg.Handler` does.
+    """
+    if isinstance(level, str):
+        level = level.lower()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            *processors,
+            structure_exception,
+            _hand_over,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=LoggerFactory(filename, sinks=sinks, overflow=overflow),
+        cache_logger_on_first_use=True,
+    )
+
+
+def structure_exception(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """A processor: `exc_info` becomes `exception` as in `logging`'s records."""
+    info = event.pop("exc_info", None)
+    if info:
+        if isinstance(info, BaseException):
+            info = (type(info), info, info.__traceback__)
+        elif not isinstance(info, tuple):
+            info = sys.exc_info()
+        if info[0] is not None:
+            event["exception"] = exception_field(info)
+    return event
+
+
+def _hand_over(
+    _: WrappedLogger, __: str, event: EventDict
+) -> tuple[tuple[EventDict], dict[str, Any]]:
+    return (event,), {}
+
+
+def _process() -> str:
+    process = sys.modules.get("multiprocessing.process")
+    return process.current_process().name if process else "MainProcess"
+
+
+def _caller() -> str:
+    """The module that asked for the logger."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        name = str(frame.f_globals.get("__name__", "?"))
+        if not name.startswith(("structlog.", "logagg.")):
+            return name
+        if frame.f_back is None:
+            break
+        frame = frame.f_back
+    return "?"
+
+
+def _forked() -> None:
+    global _pid
+    _pid = os.getpid()
+
+
+_pid = os.getpid()
+os.register_at_fork(after_in_child=_forked)
