@@ -170,6 +170,21 @@ class Sink(abc.ABC):
         """Hand on what `write` accepted and only buffered."""
         return
 
+    async def recall(self, since: bytes) -> frozenset[bytes]:
+        """Which records stamped at or after a sort key are written already.
+
+        Asked of durable sinks after a consumer died, so that nothing is written twice.
+
+        Args:
+            since: The first bytes of a line: prefix and timestamp.
+
+        Returns:
+            The lines' first bytes up to the end of their seq (`wire.identity`); the
+            empty set when the sink cannot know, and then records may stand there twice.
+        """
+        del since
+        return frozenset()
+
     async def reopen(self) -> None:
         """Open the target anew (SIGHUP, SIGUSR1, log rotation from outside)."""
         return

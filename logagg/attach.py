@@ -43,7 +43,7 @@ from threading import RLock
 from time import CLOCK_MONOTONIC, clock_gettime_ns
 from typing import Any
 
-from logagg import wire
+from logagg import launch, wire
 from logagg.address import identifier_of
 from logagg.channel import Control, Pipe, standard_streams
 from logagg.kept import Kept
@@ -55,6 +55,7 @@ PROTOCOL = 1
 LOOK_NS = 200_000_000
 RESUME_NS = 20_000_000
 ATTACH_TIMEOUT = 0.5
+ATTACH_TRIES = 3
 OVERFLOW_TIMEOUT = 0.1
 CLOSE_TIMEOUT = 5.0
 KEEP_BYTES = 16 * 1024 * 1024
@@ -116,6 +117,7 @@ class Attachment:
         self._start = b""
         self._last = 0
         self._offset = 0
+        self._switch: tuple[int, int] | None = None  # from when on, which offset
         self._told_dropped = 0
         self._complain_at = 0
         self._complaint = ""
@@ -163,7 +165,7 @@ class Attachment:
         monotonic = clock_gettime_ns(CLOCK_MONOTONIC)
         if monotonic > self._look_at:
             self._look(monotonic)
-            monotonic = clock_gettime_ns(CLOCK_MONOTONIC)
+            monotonic = self._follow_switch()
         now = monotonic + self._offset
         if now <= self._last:
             now = self._last + 1
@@ -301,6 +303,16 @@ class Attachment:
         if self._older.size_bytes > KEEP_BYTES and self._direct:
             self._await_acknowledgement()
 
+    def _follow_switch(self) -> int:
+        """Change the clock's offset when it is time to; return the monotonic clock."""
+        now = clock_gettime_ns(CLOCK_MONOTONIC)
+        if self._switch is not None:
+            if now >= self._switch[0]:
+                self._offset, self._switch = self._switch[1], None
+            else:
+                self._look_at = min(self._look_at, self._switch[0])
+        return now
+
     def _is_parking(self) -> bool:
         return self._parking is not None and self._parking.is_open
 
@@ -339,6 +351,8 @@ class Attachment:
                 self._parking.acknowledge(self._acknowledged)
         if "flushed" in message:
             self._flushed = message["flushed"]
+        if "switch" in message:
+            self._switch = tuple(message["switch"])
         if "welcome" in message:
             self._failures = 0
         if "error" in message and message["error"] != self._complaint:
@@ -348,30 +362,40 @@ class Attachment:
 
     def _attach(self) -> None:
         """Connect, hand over the pipe and what is not acknowledged, go direct."""
-        from logagg import launch
-
         try:
             if self._pipe is None:
                 self._pipe = Pipe()
+            offset = self._connect(self._pipe)
+        except (OSError, ValueError) as error:
+            self._fail(error)
+            return
+        if offset is not None:
+            self._offset, self._switch = offset
+        elif not self._offset:
+            from logagg.clock import measure_offset
+
+            self._offset = measure_offset()
+        self._follow_switch()
+        self._write = self._pipe.write
+        self._direct = not self._is_parking() and not self._torn
+
+    def _connect(self, pipe: Pipe) -> launch.Offsets | None:
+        """Find the consumer, or start it, and say hello; a few tries for a bad moment.
+
+        Raises:
+            OSError, ConfigError: There is none, or it hangs up each time.
+        """
+        for _ in range(ATTACH_TRIES):
             if self._elect:
                 connection = launch.ensure(self.path, ATTACH_TIMEOUT)
             else:
                 connection = launch.connect(self.path)
             self._control = Control(connection)
             offset = launch.read_offset(self.path)
-            if not self._introduce(self._control, self._pipe):
-                raise ConnectionError("the consumer hung up")
-        except (OSError, ValueError) as error:
-            self._fail(error)
-            return
-        if offset is not None:
-            self._offset = offset
-        elif not self._offset:
-            from logagg.clock import measure_offset
-
-            self._offset = measure_offset()
-        self._write = self._pipe.write
-        self._direct = not self._is_parking() and not self._torn
+            if self._introduce(self._control, pipe):
+                return offset
+            self._control.close()
+        raise ConnectionError("the consumer hangs up")
 
     def _introduce(self, control: Control, pipe: Pipe) -> bool:
         """Say hello. The descriptors are read end, stdout, stderr, kept records."""

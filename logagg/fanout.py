@@ -29,10 +29,12 @@ from collections.abc import Callable
 from time import CLOCK_MONOTONIC, clock_gettime
 from typing import Any
 
+from logagg import failpoints
 from logagg.abc import Batch, Policy, Sink
 from logagg.errors import SinkUnavailable
 from logagg.shaping import select_level
 from logagg.sinks import Built
+from logagg.wire import identity
 
 __all__ = ["Fanout", "Lane"]
 
@@ -51,6 +53,8 @@ class Lane:
         done: The number of the last batch that this lane is finished with.
         dropped: Records dropped here, by reason.
         written: Records written.
+        duplicates: Records that were not written again after a consumer's death.
+        recalled: Identities of what the sink had when it was last asked.
         error: What the last failed write said; empty when the last one succeeded.
     """
 
@@ -66,6 +70,8 @@ class Lane:
         self.bytes_written = 0
         self.retries = 0
         self.error = ""
+        self.duplicates = 0
+        self.recalled: frozenset[bytes] = frozenset()
         self.queued_records = 0
         self.queued_bytes = 0
         self._alarm = alarm
@@ -74,6 +80,8 @@ class Lane:
         self._queue: deque[tuple[int, Batch | None, int]] = deque()
         self._wake = asyncio.Event()
         self._closing = False
+        self._busy = False
+        self._reopen = False
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -99,8 +107,19 @@ class Lane:
         await self.sink.open()
         self._task = asyncio.create_task(self._run(), name=f"lane {self.name}")
 
-    def put(self, number: int, batch: Batch) -> None:
-        """Offer a batch. Never blocks; what the policy drops is counted."""
+    def put(self, number: int, batch: Batch, suspects: frozenset[bytes]) -> None:
+        """Offer a batch. Never blocks; what the policy drops is counted.
+
+        Args:
+            number: The batch's number.
+            batch: The batch.
+            suspects: Identities of lines that a consumer before us may have written.
+        """
+        known = suspects & self.recalled
+        if known:
+            self.duplicates += len(known)
+            lines = [line for line in batch.lines if identity(line) not in known]
+            batch = batch.select(lines)
         chosen = batch.select(select_level(batch.lines, self.common.level))
         if not len(chosen):
             self._append(number, None)
@@ -125,8 +144,6 @@ class Lane:
             self.queued_records += len(batch)
             self.queued_bytes += size
         self._wake.set()
-
-    _busy = False
 
     def _drop_oldest(self) -> bool:
         for index, (number, batch, size) in enumerate(self._queue):
@@ -154,14 +171,22 @@ class Lane:
     async def _run(self) -> None:
         while True:
             while not self._queue:
+                if self._reopen:
+                    await self._reopened()
                 if self._closing:
                     return
                 self._wake.clear()
                 await self._wake.wait()
+            if self._reopen:
+                await self._reopened()
             number, batch, size = self._queue.popleft()
             self._busy = True
             if batch is not None:
+                if failpoints.ACTIVE:
+                    failpoints.hit("before_write")
                 await self._write(batch)
+                if failpoints.ACTIVE:
+                    failpoints.hit("after_write")
                 self.queued_records -= len(batch)
                 self.queued_bytes -= size
             self._busy = False
@@ -197,6 +222,18 @@ class Lane:
 
     async def _pause(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+    def reopen(self) -> None:
+        """Have the sink open its target anew before its next batch."""
+        self._reopen = True
+        self._wake.set()
+
+    async def _reopened(self) -> None:
+        self._reopen = False
+        try:
+            await self.sink.reopen()
+        except OSError as error:
+            self._tell("sink_error", f"sink {self.name} cannot reopen: {error}")
 
     async def flush(self) -> None:
         """Hand on what the sink has buffered; a failure is told, not raised."""
@@ -237,6 +274,7 @@ class Lane:
             "queued_records": self.queued_records,
             "queued_bytes": self.queued_bytes,
             "retries": self.retries,
+            "duplicates": self.duplicates,
             "dropped": dict(self.dropped),
             "error": self.error,
             "counters": dict(self.sink.counters),
@@ -269,12 +307,26 @@ class Fanout:
         lane.done = self.number  # nothing before it is its business
         self.lanes[key] = lane
 
-    def put(self, batch: Batch) -> int:
-        """Offer a batch to every lane; return its number."""
+    def put(self, batch: Batch, suspects: frozenset[bytes]) -> None:
+        """Number a batch and offer it to every lane; see `Lane.put`."""
         self.number += 1
         for lane in self.lanes.values():
-            lane.put(self.number, batch)
-        return self.number
+            lane.put(self.number, batch, suspects)
+
+    async def recall(self, since: bytes) -> None:
+        """Ask the durable sinks what they have written since a sort key."""
+        for lane in list(self.lanes.values()):
+            if lane.sink.durable:
+                try:
+                    lane.recalled |= await lane.sink.recall(since)
+                except OSError as error:
+                    message = f"sink {lane.name} cannot tell what it holds: {error}"
+                    self._alarm(message, {"event": "sink_error", "sink": lane.name})
+
+    def reopen(self) -> None:
+        """Have every sink open its target anew, behind what is queued."""
+        for lane in self.lanes.values():
+            lane.reopen()
 
     @property
     def blocked(self) -> bool:

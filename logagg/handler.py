@@ -296,9 +296,7 @@ def _urls(
     backups: int,
 ) -> list[str]:
     """The sinks as URLs that mean the same in every directory."""
-    if sinks is None:
-        sinks = []
-    elif isinstance(sinks, str):
+    if isinstance(sinks, str):
         sinks = [sinks]
     urls = []
     if filename is not None:
@@ -311,7 +309,7 @@ def _urls(
         urls.append(_file_url(path, "&".join(options)))
     elif max_bytes or backups:
         raise ConfigError("maxBytes and backupCount need a filename")
-    urls += [absolute(sink) for sink in sinks]
+    urls += [absolute(sink) for sink in sinks or ()]
     return urls
 
 

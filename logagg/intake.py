@@ -20,7 +20,14 @@ import orjson
 
 from logagg.sequence import Sequence
 from logagg.spool import orphans
-from logagg.wire import KEY_END, MAX_LINE_BYTES, PREFIX, seq_of, timestamp
+from logagg.wire import (
+    KEY_END,
+    MAX_LINE_BYTES,
+    PREFIX,
+    is_line,
+    seq_of,
+    timestamp,
+)
 
 __all__ = ["Ended", "Segment", "Stream", "Worker", "stamped_line"]
 
@@ -99,6 +106,8 @@ class Worker:
         self.pid = int(hello["pid"])
         self.name = str(hello["worker"])
         self.process = str(hello.get("process", ""))
+        if not self.name.isprintable() or '"' in self.name or len(self.name) > 64:
+            raise ValueError("a worker's name must be plain text")
         self.stream = str(hello["stream"])
         self.attached_at = clock_gettime_ns(CLOCK_MONOTONIC)
         self.sequence = Sequence(int(hello.get("acknowledged", 0)) + 1)
@@ -205,6 +214,13 @@ class Worker:
         chosen, way.lines = sequence.admit(way.lines)
         return chosen
 
+    @property
+    def pending(self) -> bool:
+        """Whether there is something to read besides the pipe."""
+        return bool(
+            self.segments or self.lines or self.sequence.expected <= self.flush_to
+        )
+
     # ---- the control connection ------------------------------------------------------
 
     def hear(self) -> None:
@@ -261,6 +277,29 @@ class Worker:
         segment = Segment(descriptor, "", 0)
         self.segments.append(segment)
         self.taken.append(segment)
+
+    def kept_lines(self) -> list[bytes]:
+        """All lines in the segments, read without moving on; for finding doubles."""
+        found: list[bytes] = []
+        for segment in self.segments:
+            size = os.fstat(segment.descriptor).st_size
+            data = os.pread(segment.descriptor, size, 0)
+            found += [line for line in data.split(b"\n") if is_line(line)]
+        return found
+
+    def statistics(self) -> dict[str, Any]:
+        """Counters for status and metrics."""
+        return {
+            "worker": self.name,
+            "pid": self.pid,
+            "peer": self.peer,
+            "process": self.process,
+            "bytes": self.bytes_read,
+            "last_seq": self.sequence.expected - 1,
+            "acknowledged": self.safe,
+            "attached": (clock_gettime_ns(CLOCK_MONOTONIC) - self.attached_at) / 1e9,
+            **self.losses(),
+        }
 
     def claim_orphans(self, identifier: str) -> bool:
         """The process is gone: take the segments that it left behind on disk, once."""
@@ -364,6 +403,7 @@ class Stream:
         self.name = str(hello["slot"])
         self.pid = int(hello["pid"])
         self.stream = str(hello["stream"])
+        self.pending = False
         self.seq = 0
         self.cut = 0
         self.drained = False

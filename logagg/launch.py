@@ -63,11 +63,8 @@ def connect(path: str) -> socket.socket:
 
 
 @contextmanager
-def election(path: str, timeout: float) -> Iterator[int]:
+def election(path: str, timeout: float) -> Iterator[None]:
     """Hold the start-up lock of a socket path.
-
-    Yields:
-        The lock file's descriptor; its text is the clock offset in nanoseconds.
 
     Raises:
         WouldBlock: Another process has held it for `timeout` seconds.
@@ -91,7 +88,7 @@ def election(path: str, timeout: float) -> Iterator[int]:
             raise
         os.close(lock)
     try:
-        yield lock
+        yield
     finally:
         os.close(lock)
 
@@ -105,18 +102,36 @@ def _same_file(descriptor: int, name: str) -> bool:
     return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
 
 
-def read_offset(path: str) -> int | None:
-    """The clock offset that the consumer at a socket path shares, if it is known."""
+Offsets = tuple[int, tuple[int, int] | None]
+
+
+def read_offset(path: str) -> Offsets | None:
+    """The clock offset that the consumer at a socket path shares, if it is known.
+
+    Returns:
+        The offset in nanoseconds, and where one is announced the change to come: from
+        which monotonic instant on, and the offset from then.
+    """
     try:
         with open(path + ".lock", "rb") as file:
-            return int(file.read(64))
+            numbers = [int(each) for each in file.read(128).split()]
     except (OSError, ValueError):
         return None
+    if len(numbers) >= 3 and numbers[1]:
+        return numbers[0], (numbers[1], numbers[2])
+    return (numbers[0], None) if numbers else None
 
 
-def write_offset(lock: int, offset_ns: int) -> None:
+def write_offset(
+    path: str, offset_ns: int, switch: tuple[int, int] | None = None
+) -> None:
     """Write the clock offset into the lock file, in one call of fixed length."""
-    os.pwrite(lock, b"%+024d\n" % offset_ns, 0)
+    at, then = switch or (0, 0)
+    file = os.open(path + ".lock", os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        os.pwrite(file, b"%+024d %+024d %+024d\n" % (offset_ns, at, then), 0)
+    finally:
+        os.close(file)
 
 
 def listen(path: str) -> socket.socket:
@@ -203,16 +218,26 @@ def ensure(path: str, timeout: float) -> socket.socket:
         return connect(path)
     except (FileNotFoundError, ConnectionRefusedError):
         pass
-    with election(path, timeout) as lock:
+    with election(path, timeout):
         try:
             return connect(path)
         except FileNotFoundError:
             restarted = False
         except ConnectionRefusedError:
             restarted = True
-        offset = shared_offset(read_offset(path))
-        write_offset(lock, offset)
+        offset = shared_offset(_stored(path))
+        write_offset(path, offset)
         with listen(path) as listener:
             config = {"socket": path, "restarted": restarted, "offset": offset}
             spawn(listener, config, path + ".err")
             return connect(path)
+
+
+def _stored(path: str) -> int | None:
+    found = read_offset(path)
+    if found is None:
+        return None
+    offset, switch = found
+    if switch is not None and time.clock_gettime_ns(time.CLOCK_MONOTONIC) >= switch[0]:
+        return switch[1]
+    return offset

@@ -67,9 +67,9 @@ class start:  # noqa: N801 - reads as the verb that it is
             raise ClosedError("logagg.start is entered already")
         name = f"start-{os.getpid()}-{os.urandom(4).hex()}"
         self.path = address.socket_path(name)
-        with launch.election(self.path, START_TIMEOUT) as lock:
+        with launch.election(self.path, START_TIMEOUT):
             offset = shared_offset(None)
-            launch.write_offset(lock, offset)
+            launch.write_offset(self.path, offset)
             with launch.listen(self.path) as listener:
                 config = {"socket": self.path, "offset": offset}
                 launch.spawn(listener, config, self.path + ".err")

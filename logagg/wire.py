@@ -31,6 +31,7 @@ __all__ = [
     "PREFIX",
     "closing",
     "head",
+    "identity",
     "is_line",
     "key",
     "key_ns",
@@ -155,6 +156,15 @@ def level_of(line: bytes) -> bytes:
     """The level's name, lower case, without parsing; empty when there is none."""
     end = line.find(b'"', LEVEL_START)
     return line[LEVEL_START:end] if end > 0 else b""
+
+
+def identity(line: bytes) -> bytes:
+    """What tells a record from every other: its line up to the end of its seq.
+
+    The same for a wire line, the finished line and the line marked as late.
+    """
+    start = line.find(b'"seq":', LEVEL_START, 400)
+    return line[: line.find(b",", start, start + 27)] if start > 0 else line
 
 
 def seq_of(line: bytes) -> int:

@@ -24,6 +24,7 @@ from logagg_sinks._appender import Appender
 from logagg_sinks._lane import Lane
 from logagg_sinks._options import Options, Size, make, query, read
 from logagg_sinks._place import Ownership, Place
+from logagg_sinks._recall import recall
 from logagg_sinks._rotation import cut, numbered, shift
 
 __all__ = ["FileSink"]
@@ -180,6 +181,17 @@ class FileSink(Sink):
 
         await self._run(lambda: file.rotate(rename))
         self.count("rotated")
+
+    async def recall(self, since: bytes) -> frozenset[bytes]:
+        """Which records stamped at or after a sort key stand in the file already."""
+        return await self._run(lambda: recall(self._newest_first(), since))
+
+    def _newest_first(self) -> list[Path]:
+        """The file and what was rotated from it."""
+        path = self.path.absolute()
+        names = [each.name for each in path.parent.iterdir()]
+        older = sorted(numbered(path.name, names).items())
+        return [path, *(path.with_name(name) for _, each in older for name in each)]
 
     async def reopen(self) -> None:
         """Open the file's name anew, for a log rotation from outside."""

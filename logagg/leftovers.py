@@ -1,0 +1,119 @@
+"""Records that processes parked on disk before they and their consumer ended.
+
+The consumer of an address takes them in at its start: segments that no living process
+holds or will tell of itself, one stream after the other, each in the order of its seqs.
+Their stamps are old, so they stand in the log where they came in, marked as late.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Self
+
+from logagg.intake import CHUNK_BYTES, Ended, Segment
+from logagg.sequence import Sequence
+from logagg.spool import orphans
+from logagg.wire import is_line, key, seq_of
+
+__all__ = ["Leftovers"]
+
+
+class Leftovers:
+    """A source for the consumer's cycle, made of segments without an owner.
+
+    Attributes:
+        pipe: A descriptor that is always readable, as the cycle wants one.
+    """
+
+    def __init__(self, paths: list[str]) -> None:
+        self.pid = 0
+        self.pending = True
+        self.drained = False
+        self.pipe, write = os.pipe()
+        os.close(write)  # at its end, hence always readable
+        self._paths = paths
+        self._segment: Segment | None = None
+        self._sequence = Sequence()
+        self._stream = ""
+        self._done: list[str] = []
+
+    @classmethod
+    def find(cls, identifier: str, present: set[str]) -> Self | None:
+        """The leftovers of an address, without those of streams that are attached."""
+        paths = []
+        for path in orphans(identifier):
+            stream = _stream(path)
+            if stream not in present and not _is_alive(stream):
+                paths.append(path)
+        return cls(paths) if paths else None
+
+    def lines(self) -> list[bytes]:
+        """All lines, for finding out which are written already."""
+        found: list[bytes] = []
+        for path in self._paths:
+            with open(path, "rb") as file:
+                found += [line for line in file.read().split(b"\n") if is_line(line)]
+        return found
+
+    def first_key(self) -> bytes:
+        """The least sort key of all lines."""
+        return min(map(key, self.lines()), default=b"")
+
+    def read(self, budget: int) -> tuple[list[bytes], bool]:
+        """Take lines, up to about `budget` bytes.
+
+        Raises:
+            Ended: There are no more.
+        """
+        found: list[bytes] = []
+        while budget > 0:
+            if self._segment is None:
+                if not self._paths:
+                    if found:
+                        break
+                    raise Ended("end of leftovers")
+                self._next()
+                continue
+            budget -= CHUNK_BYTES
+            if not self._segment.pull():
+                self._done.append(self._segment.path)
+                self._segment = None
+                continue
+            lines, self._segment.lines = self._segment.lines, []
+            while lines:
+                chosen, lines = self._sequence.admit(lines)
+                found += chosen
+                if lines:
+                    self._sequence.skip_to(seq_of(lines[0]))
+        return found, False
+
+    def _next(self) -> None:
+        path = self._paths.pop(0)
+        stream = _stream(path)
+        first = int(os.path.basename(path).rpartition("-")[2].partition(".")[0])
+        if stream != self._stream:
+            self._stream = stream
+            self._sequence = Sequence(first)
+        self._segment = Segment(os.open(path, os.O_RDONLY | os.O_CLOEXEC), path, 0)
+
+    def close(self) -> None:
+        """Remove what was read."""
+        for path in self._done:
+            try:
+                os.unlink(path)
+            except OSError:
+                pass
+        self._done.clear()
+        if self.pipe >= 0:
+            os.close(self.pipe)
+            self.pipe = -1
+
+
+def _stream(path: str) -> str:
+    return os.path.basename(path).rpartition("-")[0]
+
+
+def _is_alive(stream: str) -> bool:
+    """Whether the process of a stream lives: it will tell of its segments itself."""
+    pid = stream.partition("-")[0]
+    return pid.isdigit() and os.path.exists(f"/proc/{pid}")

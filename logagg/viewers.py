@@ -1,0 +1,137 @@
+"""Live viewers: each gets the stream through a pipe of its own, and hurts nobody.
+
+A viewer passes the write end of its pipe. What it is sent waits in a bounded buffer of
+its own; when that is full, the newest lines are dropped for this viewer only, counted,
+and told to it in a control line. Writes never block.
+
+A control line is a JSON object that does not begin as a record does: `{"run": …,
+"workers": N}` first, `{"live": true}` behind the past lines, `{"dropped": N}`.
+
+`Ring` keeps the stream's last lines by reference, so it costs nothing a record.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from typing import Any
+
+import orjson
+
+__all__ = ["Ring", "Viewer"]
+
+RING_BYTES = 8 * 1024 * 1024
+BUFFER_BYTES = 8 * 1024 * 1024
+
+
+class Ring:
+    """The last batches of the stream, at most RING_BYTES of them."""
+
+    def __init__(self) -> None:
+        self._batches: deque[tuple[list[bytes], bytes, int]] = deque()
+        self._bytes = 0
+
+    def add(self, lines: list[bytes], closing: bytes, size_bytes: int) -> None:
+        """Keep a batch; forget the oldest."""
+        self._batches.append((lines, closing, size_bytes))
+        self._bytes += size_bytes
+        while self._bytes > RING_BYTES and len(self._batches) > 1:
+            self._bytes -= self._batches.popleft()[2]
+
+    def finished(self) -> list[bytes]:
+        """All kept lines, finished, oldest first."""
+        return [line + closing for lines, closing, _ in self._batches for line in lines]
+
+
+class Viewer:
+    """One viewer's filter, buffer and pipe.
+
+    Raises:
+        ValueError: Its filter is wrong; the message says how.
+    """
+
+    def __init__(self, pipe: int, hello: dict[str, Any]) -> None:
+        self.pipe = pipe
+        self.gone = False
+        self.dropped = 0
+        self.sent = 0
+        self._told = 0
+        self._buffer: deque[memoryview] = deque()
+        self._buffered = 0
+        self._match = _matcher(hello)
+        os.set_blocking(pipe, False)
+
+    def greet(self, head: dict[str, Any], ring: Ring, hello: dict[str, Any]) -> None:
+        """Send the first line and what the viewer wants of the past."""
+        self._put(orjson.dumps(head) + b"\n")
+        wanted = hello.get("lines")
+        after = hello.get("after")
+        lines = ring.finished()
+        if isinstance(after, list) and after:
+            key = str(after[0]).encode()
+            lines = [line for line in lines if line[14:44] > key]
+        lines = self._chosen(lines, b"")
+        if isinstance(wanted, int) and not after:
+            lines = lines[-wanted:] if wanted else []
+        self._put(b"".join(lines) + b'{"live":true}\n')
+        self.push()
+
+    def offer(self, lines: list[bytes], closing: bytes) -> None:
+        """Give it a batch: what matches is buffered, or dropped and counted."""
+        chosen = self._chosen(lines, closing)
+        if not chosen:
+            return
+        if self._buffered > BUFFER_BYTES:
+            self.dropped += len(chosen)
+            return
+        if self.dropped > self._told:
+            number = self.dropped - self._told
+            self._told = self.dropped
+            self._put(b'{"dropped":%d}\n' % number)
+        self._put(closing.join([*chosen, b""]) if closing else b"".join(chosen))
+
+    def _chosen(self, lines: list[bytes], closing: bytes) -> list[bytes]:
+        if self._match is None:
+            return lines
+        found: list[bytes] = self._match.lines(lines, closing)
+        return found
+
+    def _put(self, data: bytes) -> None:
+        if data:
+            self._buffer.append(memoryview(data))
+            self._buffered += len(data)
+
+    def push(self) -> bool:
+        """Write what the pipe takes; True when something is left."""
+        while self._buffer and not self.gone:
+            data = self._buffer[0]
+            try:
+                done = os.write(self.pipe, data[:65536])
+            except BlockingIOError:
+                return True
+            except OSError:
+                self.gone = True
+                return False
+            self.sent += done
+            self._buffered -= done
+            if done == len(data):
+                self._buffer.popleft()
+            else:
+                self._buffer[0] = data[done:]
+        return False
+
+    def close(self) -> None:
+        """Close the pipe."""
+        if self.pipe >= 0:
+            os.close(self.pipe)
+            self.pipe = -1
+
+
+def _matcher(hello: dict[str, Any]) -> Any:
+    expressions = [str(each) for each in hello.get("match") or []]
+    level = hello.get("level")
+    if not expressions and not level:
+        return None
+    from logagg.view.match import compile as compile_match
+
+    return compile_match(expressions, level=level)

@@ -1,0 +1,63 @@
+"""Find out what a set of log files holds since some instant, from their ends.
+
+The lines of a file are in the order of time but for late ones, which stand behind lines
+with later stamps. So files are read backwards, newest first, until a whole block has
+only lines older than the instant by MARGIN_BYTES; what is compressed is not read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from logagg.wire import KEY_END, PREFIX, identity
+
+__all__ = ["recall"]
+
+BLOCK_BYTES = 1024 * 1024
+MARGIN_BYTES = 4 * 1024 * 1024
+"""How much of older lines is read beyond, for late ones among them."""
+
+
+def recall(paths: Iterable[Path], since: bytes) -> frozenset[bytes]:
+    """The identities of the records in these files, stamped at or after `since`.
+
+    Args:
+        paths: The files, the newest first; missing ones are left out.
+        since: The sort key of the oldest record that is asked for.
+    """
+    found: set[bytes] = set()
+    older = 0
+    for path in paths:
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            older = _backwards(file, since, found, older)
+        finally:
+            os.close(file)
+        if older > MARGIN_BYTES:
+            break
+    return frozenset(found)
+
+
+def _backwards(file: int, since: bytes, found: set[bytes], older: int) -> int:
+    """Read one file from its end; return how many bytes of older lines were met."""
+    end = os.fstat(file).st_size
+    rest = b""
+    while end > 0 and older <= MARGIN_BYTES:
+        start = max(0, end - BLOCK_BYTES)
+        block = os.pread(file, end - start, start) + rest
+        end = start
+        lines = block.split(b"\n")
+        rest = lines.pop(0) if start else b""
+        fresh = [
+            identity(line)
+            for line in lines
+            if line.startswith(PREFIX) and line[:KEY_END] >= since
+        ]
+        found.update(fresh)
+        older = 0 if fresh else older + len(block)
+    return older
