@@ -24,9 +24,9 @@ from __future__ import annotations
 import io
 import logging
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
+from time import CLOCK_MONOTONIC, clock_gettime
 
 import aiofiles.threadpool
 from aiofiles.threadpool.binary import AsyncFileIO
@@ -68,11 +68,13 @@ class Appender:
         self.size = 0
         self.dirty = False
         self.regular = True
+        self.modified: float | None = None  # when it was written before it was opened
         self.place: Place | None = None
         self._lane = lane
         self._ownership = ownership
         self._json = json
         self._below = below
+        self.openings = 0  # how often it was opened
         self._handle: AsyncFileIO | None = None
         self._raw: io.FileIO | None = None
         self._fd = -1
@@ -87,7 +89,8 @@ class Appender:
     @property
     def due(self) -> bool:
         """Whether `look` has something to do."""
-        return self.dirty or time.monotonic() - self._looked >= LOOK_INTERVAL
+        since = clock_gettime(CLOCK_MONOTONIC) - self._looked
+        return self.dirty or since >= LOOK_INTERVAL
 
     def open(self, ownership: Ownership | None = None) -> None:
         """Open the file, or make it; mend a torn last line.
@@ -102,11 +105,9 @@ class Appender:
             self.place = Place(Path(*parts[:at]), parts[at:])
         opened = self.place.open(self.name, ownership or self._ownership)
         self._adopt(opened)
-        if opened.created:
-            self.place.sync()
-        elif self.regular and self.size:
+        if self.regular and self.size:
             self._mend()
-        self._looked, self._safe = time.monotonic(), self.size
+        self._looked, self._safe = clock_gettime(CLOCK_MONOTONIC), self.size
 
     def _adopt(self, opened: Opened) -> None:
         raw = io.FileIO(opened.fd, "ab", closefd=True)
@@ -115,7 +116,9 @@ class Appender:
         self._fd = opened.fd
         self.regular = opened.regular
         self.size = opened.status.st_size if opened.regular else 0
+        self.modified = None if opened.created else opened.status.st_mtime
         self.dirty = False
+        self.openings += 1
 
     def _mend(self) -> None:
         keep, extra = _tail.mend(self._fd, self.size, json=self._json)
@@ -161,6 +164,14 @@ class Appender:
         self.dirty = False
         self.size += end - start
 
+    def take_back(self, size: int) -> None:
+        """Make what was written behind `size` go at the next `settle`."""
+        self.size, self.dirty = size, True
+
+    def copy_fd(self) -> int:
+        """A descriptor of the open file, to be closed by the caller; -1 when closed."""
+        return os.dup(self._fd) if self._fd != -1 and self.regular else -1
+
     def settle(self, *, keep_lines: bool = False) -> None:
         """Take out what a failed or cancelled write left.
 
@@ -194,7 +205,7 @@ class Appender:
             return
         self.settle()
         if not self.regular:
-            self._looked = time.monotonic()
+            self._looked = clock_gettime(CLOCK_MONOTONIC)
             return
         assert self.place is not None
         mine = os.fstat(self._fd)
@@ -202,7 +213,7 @@ class Appender:
         there = None if self.place.moved() else self.place.status(self.name)
         if there is None or not os.path.samestat(mine, there):
             self.reopen()
-        self._looked, self._safe = time.monotonic(), self.size
+        self._looked, self._safe = clock_gettime(CLOCK_MONOTONIC), self.size
 
     def reopen(self) -> None:
         """Open the name anew, whatever it leads to now.
@@ -221,16 +232,16 @@ class Appender:
         if carried:
             self._append(carried)
 
-    def rotate(self, rename: Callable[[Place, str], None]) -> None:
+    def rotate(self, rename: Callable[[Place], None]) -> None:
         """Let `rename` move the file out of the way, then start a new one."""
         assert self.place is not None
         self.settle()
         before = os.fstat(self._fd)
-        rename(self.place, self.name)
+        rename(self.place)
         place, self.place = self.place, None
         self.close()
         self.place = place
-        self.open(_like(before, self._ownership))
+        self.open(_like(before))
 
     def close(self) -> None:
         """Close the file; whole lines stay. May be called twice."""
@@ -247,10 +258,10 @@ class Appender:
             self.place = None
 
 
-def _like(status: os.stat_result, ownership: Ownership) -> Ownership:
+def _like(status: os.stat_result) -> Ownership:
     """A new file in a row looks like the one before it."""
-    uid = status.st_uid if status.st_uid != os.geteuid() else ownership.uid
-    gid = status.st_gid if status.st_gid != os.getegid() else ownership.gid
+    uid = status.st_uid if status.st_uid != os.geteuid() else -1
+    gid = status.st_gid if status.st_gid != os.getegid() else -1
     return Ownership(status.st_mode & 0o777, uid, gid)
 
 

@@ -20,26 +20,27 @@ MARGIN_BYTES = 4 * 1024 * 1024
 """How much of older lines is read beyond, for late ones among them."""
 
 
-def recall(paths: Iterable[Path], since: bytes) -> frozenset[bytes]:
+def recall(logs: Iterable[list[Path]], since: bytes) -> frozenset[bytes]:
     """The identities of the records in these files, stamped at or after `since`.
 
     Args:
-        paths: The files, the newest first; missing ones are left out.
+        logs: For each log its files, the newest first; missing ones are left out.
         since: The sort key of the oldest record that is asked for.
     """
     found: set[bytes] = set()
-    older = 0
-    for path in paths:
-        try:
-            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError:
-            continue
-        try:
-            older = _backwards(file, since, found, older)
-        finally:
-            os.close(file)
-        if older > MARGIN_BYTES:
-            break
+    for paths in logs:
+        older = 0
+        for path in paths:
+            if older > MARGIN_BYTES:
+                break
+            try:
+                file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except OSError:
+                continue
+            try:
+                older = _backwards(file, since, found, older)
+            finally:
+                os.close(file)
     return frozenset(found)
 
 

@@ -1,0 +1,86 @@
+"""Compressing a file as a stream: gzip always, zstd where Python or an extra has it."""
+
+from __future__ import annotations
+
+import enum
+import importlib
+import os
+import zlib
+from collections.abc import Callable
+from typing import Protocol
+
+from logagg.errors import ConfigError
+
+__all__ = ["Compression", "compress", "require"]
+
+CHUNK_BYTES = 256 * 1024
+"""Small enough that the lock of the interpreter is free most of the time."""
+
+
+class Compression(enum.Enum):
+    """How rotated files are compressed."""
+
+    GZIP = "gzip"
+    ZSTD = "zstd"
+
+    @property
+    def suffix(self) -> str:
+        """What it adds to a file's name."""
+        return ".gz" if self is Compression.GZIP else ".zst"
+
+
+class _Compressor(Protocol):
+    def compress(self, data: bytes, /) -> bytes: ...
+    def flush(self) -> bytes: ...
+
+
+def _zstd() -> Callable[[], _Compressor]:
+    """The standard library's since Python 3.14, before that the same as a package."""
+    for name in ("compression.zstd", "backports.zstd"):
+        try:
+            found: Callable[[], _Compressor] = importlib.import_module(
+                name
+            ).ZstdCompressor
+        except ImportError:
+            continue
+        return found
+    raise ConfigError(
+        "compress=zstd needs Python 3.14, or: pip install 'logagg-service[zstd]'"
+    )
+
+
+def require(kind: Compression) -> None:
+    """Check that the compression is there.
+
+    Raises:
+        ConfigError: It is not; the message says what to install.
+    """
+    if kind is Compression.ZSTD:
+        _zstd()
+
+
+def compress(kind: Compression, source: int, target: int) -> int:
+    """Compress all of one file into another, given their descriptors, and sync it.
+
+    Returns:
+        How many bytes were written.
+
+    Raises:
+        OSError: Reading or writing failed.
+    """
+    compressor: _Compressor = (
+        zlib.compressobj(6, zlib.DEFLATED, 31)
+        if kind is Compression.GZIP
+        else _zstd()()
+    )
+    total = 0
+    while True:
+        data = os.read(source, CHUNK_BYTES)
+        packed = compressor.compress(data) if data else compressor.flush()
+        view = memoryview(packed)
+        while view:
+            view = view[os.write(target, view) :]
+        total += len(packed)
+        if not data:
+            os.fsync(target)
+            return total
