@@ -17,14 +17,14 @@ true for the record it holds. How it gets there without parsing most lines:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
 
 from logagg.errors import ConfigError
 from logagg.view import conditions, grammar, levels, patterns
-from logagg.view.conditions import Condition
+from logagg.view.conditions import Condition, Screen
 from logagg.view.grammar import Term
 from logagg.view.times import iso_ns, wire_time
 
@@ -35,6 +35,7 @@ _HEAD = re.compile(
     rb'.{55}([^"\\]*)","worker":"([^"\\]*)","seq":\d+,"logger":"([^"\\]*)"', re.DOTALL
 )
 _REMEMBERED = 4_096  # pairs of worker and logger; programs have far fewer
+_SPARSE = 2_048  # bytes per line found from which searching the whole at once pays
 
 
 class Match:
@@ -49,30 +50,23 @@ class Match:
     def __init__(
         self,
         level_tests: Sequence[levels.Test],
-        head_conditions: Sequence[Condition],
+        head: Sequence[Condition],
         others: Sequence[Condition],
         since_ns: int | None,
         until_ns: int | None,
     ) -> None:
         self._level_tests = level_tests
-        self._head_conditions = head_conditions
+        self._head_conditions = head
         self._others = others
-        self._all = [*head_conditions, *others]
+        self._all = [*head, *others]
         self._since = wire_time(since_ns) if since_ns is not None else ""
         self._until = wire_time(until_ns) if until_ns is not None else "~"
         self._timed = since_ns is not None or until_ns is not None
         self._accepted, self._rejected = self._level_prefixes()
-        self._screens = [
-            screen
-            for condition in others
-            if not condition.negated and (screen := condition.may_hold())
-        ]
-        self._negative_screens = [
-            screen
-            for condition in others
-            if condition.negated and (screen := condition.may_hold())
-        ]
+        self._screens = _screens(c for c in others if not c.negated)
+        self._negative_screens = _screens(c for c in others if c.negated)
         self._exempt = len(self._negative_screens) == len(others)
+        self._sparse = [*self._screens, *_screens(c for c in head if not c.negated)]
         self._heads: dict[tuple[bytes, bytes], bool] = {}
         self.everything = not (level_tests or self._all or self._timed)
 
@@ -95,6 +89,19 @@ class Match:
             elif self.record(parse_line(line + closing)):
                 kept.append(line)
         return kept
+
+    def select(self, data: bytes) -> list[bytes]:
+        """The lines of NDJSON that match, in order, without their newlines.
+
+        The same answer as `lines` on the split data. When few lines hold what a match
+        must contain, those are searched for in the whole at once, which is quicker.
+        """
+        for screen in self._sparse:
+            found = screen.find(data, len(data) // _SPARSE)
+            if found is not None:
+                return self.lines(found)
+        lines = data.split(b"\n")
+        return self.lines([line for line in lines if line])
 
     def record(self, record: Mapping[str, Any]) -> bool:
         """Whether a parsed record matches."""
@@ -122,7 +129,8 @@ class Match:
             since, until = self._since.encode(), self._until.encode()
             lines = [line for line in lines if since <= line[14:44] <= until]
         for screen in self._screens:
-            lines = [line for line in lines if screen(line)]
+            may_hold = screen.may_hold
+            lines = [line for line in lines if may_hold(line)]
         if self._head_conditions:
             lines = [line for line in lines if self._head(line, closing)]
         if not self._others:
@@ -130,7 +138,7 @@ class Match:
         others, screens, exempt = self._others, self._negative_screens, self._exempt
         kept = []
         for line in lines:
-            if exempt and not any(screen(line) for screen in screens):
+            if exempt and not any(screen.may_hold(line) for screen in screens):
                 kept.append(line)
                 continue
             record = parse_line(line + closing)
@@ -182,6 +190,10 @@ class Match:
                 return False
             text = wire_time(instant)
         return self._since <= text <= self._until
+
+
+def _screens(found: Iterable[Condition]) -> list[Screen]:
+    return [screen for condition in found if (screen := condition.screen())]
 
 
 def compile(  # noqa: A001  # as `re.compile`: always used with the module's name

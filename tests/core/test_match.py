@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import Any
 
@@ -474,6 +475,23 @@ def test_bytes_and_records_always_agree(
     ]
 
     assert found.lines(lines, closing) == expected
+
+    whole = [line + b"}" for line in lines]
+    kept = [line + b"}" for line in expected]
+    padding = [orjson.dumps(record(message="padding"))] * 40
+    padding_kept = found.lines(padding)
+    for extra, extra_kept in (([], []), (padding, padding_kept)):
+        data = b"".join(line + b"\n" for line in [*whole, *extra])
+        assert found.select(data) == [*kept, *extra_kept]
+
+
+def test_every_letter_that_folds_to_ascii_is_known() -> None:
+    """No character beyond ASCII equals an ASCII one but those the search knows."""
+    known = {"\u212a": "k", "\u017f": "s", "\u0130": "i", "\u0131": "i"}
+    anything = re.compile("[a-z0-9 !-~]", re.IGNORECASE)
+    odd = {c for c in map(chr, range(128, 0x11000)) if anything.fullmatch(c)}
+
+    assert odd == set(known)
 
 
 def test_parse_line_never_raises() -> None:
