@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from logagg.errors import ConfigError, LogaggError
+from logagg.errors import ConfigError, ConsumerGone, LogaggError
 from logagg.view import live
 
 
@@ -81,3 +81,19 @@ def describe(state: dict[str, Any]) -> str:
     return (
         f"pid {state.get('pid', '?')}, {len(state.get('workers', []))} workers, {sinks}"
     )
+
+
+def file_of_consumer(socket_path: str | None) -> list[str]:
+    """The first file that the consumer in question writes.
+
+    Raises:
+        ConsumerGone: None runs.
+        ConfigError: It writes no file.
+    """
+    path = finder(socket_path)()
+    if path is None:
+        raise ConsumerGone("no logagg is running here; name a file: --file PATH")
+    found = files_of(live.status(path))
+    if not found:
+        raise ConfigError(f"the consumer at {path} writes no file; name one: --file")
+    return found[:1]

@@ -27,6 +27,7 @@ class Shape:
 
     Attributes:
         days: A rule with the date where the day changes (with `--time clock` only).
+        today: The day that needs no rule at the start.
         gap: A rule where nothing was logged for so many seconds; None for none.
         changed: Show only fields that differ from the record before of that worker
             and logger.
@@ -34,6 +35,7 @@ class Shape:
     """
 
     days: bool = True
+    today: dt.date | None = None
     gap: float | None = None
     changed: bool = False
     collapse: bool = False
@@ -109,10 +111,11 @@ class Flow:
         shown: list[Segment] = []
         if self.shape.days and self.look.time == "clock":
             day = render.local(own, self.look.zone).date()
-            if self._day is not None and day > self._day:
-                shown += _rule(f"{day:%A} {day.isoformat()}")
-            if self._day is None or day > self._day:
+            if self._day is None and self.shape.today is None:
                 self._day = day
+            if day != self.shape.today if self._day is None else day > self._day:
+                shown += _rule(f"{day:%A} {day.isoformat()}")
+            self._day = max(day, self._day or day)
         before, least = self._previous_ns, self.shape.gap
         if least is not None and before is not None and own - before >= least * SECOND:
             clock = f"{render.local(own, self.look.zone):%H:%M:%S}"

@@ -196,7 +196,7 @@ def _columns(
         return [("", ("~" if late == "~" else "") + text + " ")]
     if len(logger) > 12:
         logger = "…" + logger[-11:]
-    found: list[Segment] = [("late", late)]
+    found: list[Segment] = [("late" if late == "~" else "", late)]
     if clock:
         found += [("time", clock), ("", "  ")]
     word = _WORDS.get(level.lower(), level)[:5]

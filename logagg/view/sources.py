@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
+from logagg.errors import ConsumerGone
 from logagg.view import files, foreign
 from logagg.view.cursor import Cursor
 from logagg.view.files import Select
@@ -42,6 +43,9 @@ class Source(Protocol):
 
     def ended(self) -> bool:
         """Nothing will ever come again."""
+
+    def reachable(self) -> bool:
+        """There is somebody or something to read from."""
 
     def close(self) -> None:
         """Let go of everything."""
@@ -138,6 +142,10 @@ class FileSource:
         """A file may always grow, unless nobody follows it."""
         return not self._follow
 
+    def reachable(self) -> bool:
+        """A file that is not there yet may come."""
+        return True
+
     def close(self) -> None:
         """Close the files."""
         for follower in self._followers:
@@ -204,6 +212,10 @@ class PipeSource:
         """All of it was read."""
         return self._ended
 
+    def reachable(self) -> bool:
+        """It was given to us open."""
+        return True
+
     def close(self) -> None:
         """The pipe is its opener's to close."""
 
@@ -223,7 +235,10 @@ class LiveSource:
 
     def poll(self) -> list[bytes]:
         """The lines that have come, filtered again: who is asked may be older."""
-        return self._match.lines(self._live.poll())
+        lines = self._live.poll()
+        if not self._follow and not self._live.connected:
+            raise ConsumerGone("no logagg is running here; name a file: --file PATH")
+        return self._match.lines(lines)
 
     def descriptors(self) -> list[int]:
         """The pipe from the consumer."""
@@ -236,6 +251,10 @@ class LiveSource:
     def ended(self) -> bool:
         """Without following, when all past lines are here."""
         return not self._follow and self._live.caught_up
+
+    def reachable(self) -> bool:
+        """A consumer has us as its viewer."""
+        return self._live.connected
 
     def close(self) -> None:
         """Leave the consumer."""

@@ -21,8 +21,10 @@ from typing import Any
 import orjson
 
 from logagg.view import render, segments
+from logagg.view.conditions import texts
 from logagg.view.cursor import Cursor
 from logagg.view.flow import Chosen, Context, Flow, Shape, last_matches
+from logagg.view.levels import STANDARD, number_in
 from logagg.view.match import Match, parse_line
 from logagg.view.render import Look
 from logagg.view.sources import Source
@@ -145,7 +147,7 @@ class Printer:
         self.shown += 1
         plan = self._plan
         if plan.until is not None and any(
-            plan.until.search(text[:16_384]) for text in conditions_texts(record)
+            plan.until.search(text[:16_384]) for text in texts(record)
         ):
             self.done = True
         if plan.most is not None and self.shown >= plan.most:
@@ -164,18 +166,9 @@ class Printer:
             self.cursor = Cursor.of_line(line) or self.cursor
 
 
-def conditions_texts(record: dict[str, Any]) -> Iterable[str]:
-    """The texts that patterns are searched in."""
-    from logagg.view.conditions import texts
-
-    return texts(record)
-
-
 def _is_error(record: dict[str, Any]) -> bool:
-    from logagg.view.levels import number_in
-
     number = number_in(record)
-    return number is not None and number >= 40
+    return number is not None and number >= STANDARD["error"]
 
 
 class Tail:
@@ -212,6 +205,8 @@ class Tail:
             return 130
         if self._terminal.stopping:
             return 128 + self._terminal.stopping
+        if self._expired() and not self._source.reachable():
+            return 3
         ended = not self._plan.follow or self._expired() or self._source.ended()
         return 1 if ended and not self._printer.done and not self._printer.shown else 0
 
