@@ -1,0 +1,1 @@
+"""Looking at the stream: filter, render, `logagg tail`, `stats` and `top`."""

@@ -1,0 +1,230 @@
+"""Following a file through rotation, truncation, replacement and deletion.
+
+Theory of operation
+-------------------
+The file is polled; that works on every file system. What is open is known by device
+and inode and by its *head*, the first bytes of its first record, which tell it apart
+from what is later written into the same inode, and from its own compressed copy.
+
+- Renamed: the name leads to another inode (or nowhere). The old file is read to its
+  end, then the files that came and went between two polls, which stand rotated beside
+  it, oldest first, then the one that has the name now. The old one is kept open for a
+  while: a writer that has not noticed may still add to it.
+- Truncated: it is shorter than our place, or its head changed (copied and truncated,
+  and already longer again). Reading starts anew at 0. What was written and truncated
+  between two polls is lost to any reader; a note says that it was truncated.
+- Gone: what is open is kept, the name is looked at until it is there again.
+
+Guarantee: while lines are only appended and files only renamed or compressed, each line
+comes once, in order, however fast the rotation, as long as the rotated files are kept
+until the next poll.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from typing import IO
+
+from logagg.view import files
+from logagg.view.files import Select, Series
+
+_HEAD_BYTES = 200
+_LINGER = 10.0  # seconds to go on looking at a file that was renamed
+_PATIENCE = 2.0  # seconds that a name may lead nowhere before we say so
+
+Note = Callable[[str], None]
+
+
+class Follower:
+    """The new lines of one file, poll by poll.
+
+    Takes over the series' open file. Not thread-safe.
+    """
+
+    def __init__(
+        self,
+        series: Series,
+        select: Select,
+        note: Note,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.path = series.path
+        self._select = select
+        self._note = note
+        self._clock = clock
+        self._file = series.current
+        self._place = series.end
+        self._carry = b""
+        self._old: list[tuple[IO[bytes], int, bytes, float]] = []
+        self._missing_since: float | None = None
+        self._told = False
+        self._head = b""
+        series.current = None
+        if self._file is not None:
+            self._head = self._read_head(self._file)
+            self._rewind_to_line(self._file)
+
+    def poll(self) -> list[bytes]:
+        """What matches of the lines that came since the last poll."""
+        found: list[bytes] = []
+        self._poll_old(found)
+        status = None
+        with contextlib.suppress(OSError):
+            status = os.stat(self.path)
+        self._check_truncated()
+        moved = self._file is not None and not self._is_ours(status)
+        self._read(
+            found
+        )  # after the look at the name: then a renamed one is at its end
+        if moved and status is not None:
+            self._change(found)
+        elif self._file is None and status is not None:
+            self._open_next(found, None)
+        self._tell_missing(status is None)
+        return found
+
+    def close(self) -> None:
+        """Let go of all files. May be called twice."""
+        for stream in [self._file, *(old[0] for old in self._old)]:
+            if stream is not None:
+                stream.close()
+        self._file, self._old = None, []
+
+    # --- one file ---
+
+    def _is_ours(self, status: os.stat_result | None) -> bool:
+        if self._file is None or status is None:
+            return False
+        return _same(os.fstat(self._file.fileno()), status)
+
+    def _read_head(self, stream: IO[bytes]) -> bytes:
+        data = os.pread(stream.fileno(), _HEAD_BYTES, 0)
+        return data[: data.find(b"\n") + 1] or data
+
+    def _rewind_to_line(self, stream: IO[bytes]) -> None:
+        """Start at the beginning of a line that is not finished yet."""
+        place = self._place
+        while place > 0:
+            size = min(place, 1 << 16)
+            data = os.pread(stream.fileno(), size, place - size)
+            cut = data.rfind(b"\n") + 1
+            if cut:
+                self._place = place - size + cut
+                return
+            place -= size
+        self._place = 0
+
+    def _check_truncated(self) -> None:
+        if self._file is None:
+            return
+        head = self._read_head(self._file)
+        shorter = os.fstat(self._file.fileno()).st_size < self._place
+        if shorter or not head.startswith(self._head):
+            self._note(f"{self.path} was truncated")
+            self._place, self._carry = 0, b""
+        self._head = head
+
+    def _read(self, found: list[bytes]) -> None:
+        if self._file is None:
+            return
+        self._place, self._carry = self._drain(
+            self._file, self._place, self._carry, found
+        )
+
+    def _drain(
+        self, stream: IO[bytes], place: int, carry: bytes, found: list[bytes]
+    ) -> tuple[int, bytes]:
+        while data := os.pread(stream.fileno(), files.CHUNK_BYTES, place):
+            place += len(data)
+            cut = data.rfind(b"\n") + 1
+            if not cut:
+                carry += data
+                if len(carry) < files.LONGEST_BYTES:
+                    continue
+                cut, data, carry = len(carry), carry, b""
+            found += self._select(carry + data[:cut])
+            carry = data[cut:]
+        return place, carry
+
+    def _poll_old(self, found: list[bytes]) -> None:
+        now = self._clock()
+        kept = []
+        for stream, place, carry, until in self._old:
+            place, carry = self._drain(stream, place, carry, found)  # noqa: PLW2901
+            if now < until:
+                kept.append((stream, place, carry, until))
+            else:
+                if carry:  # a torn last line: its writer is gone
+                    found += self._select(carry)
+                stream.close()
+        self._old = kept
+
+    # --- from one file to the next ---
+
+    def _change(self, found: list[bytes]) -> None:
+        old, self._file = self._file, None
+        assert old is not None
+        head = self._head
+        linger = self._clock() + _LINGER
+        self._old.append((old, self._place, self._carry, linger))
+        self._place, self._carry = 0, b""
+        self._open_next(found, (old, head))
+
+    def _open_next(
+        self, found: list[bytes], before: tuple[IO[bytes], bytes] | None
+    ) -> None:
+        """Open what has the name now, and read what was rotated away in between."""
+        try:
+            stream = open(self.path, "rb")  # noqa: SIM115 - closed by `close`
+        except OSError:
+            return  # gone again; the next poll looks for it
+        if before is not None:
+            self._read_between(found, before, os.fstat(stream.fileno()))
+        self._file, self._place, self._carry = stream, 0, b""
+        self._head = self._read_head(stream)
+        self._read(found)
+
+    def _read_between(
+        self,
+        found: list[bytes],
+        before: tuple[IO[bytes], bytes],
+        current: os.stat_result,
+    ) -> None:
+        old, head = before
+        ours = os.fstat(old.fileno())
+        seen: list[tuple[str, os.stat_result, bytes]] = []
+        for path in files.rotated(self.path):
+            with contextlib.suppress(OSError, EOFError), open(path, "rb") as stream:
+                status = os.fstat(stream.fileno())
+                first = files.unpacked(stream, path).read(_HEAD_BYTES)
+                seen.append((path, status, first))
+        places = [i for i, (_, s, _) in enumerate(seen) if _same(s, ours)] or [
+            i for i, (_, _, first) in enumerate(seen) if head and first.startswith(head)
+        ]
+        if not places:
+            return  # it was moved elsewhere or deleted: nothing is known
+        for path, status, _ in seen[places[-1] + 1 :]:
+            if _same(status, current):
+                return  # rotated again since: what is younger comes after it
+            with contextlib.suppress(OSError), open(path, "rb") as stream:
+                for data in files.forward(files.unpacked(stream, path)):
+                    found += self._select(data)
+
+    def _tell_missing(self, missing: bool) -> None:
+        now = self._clock()
+        if not missing:
+            if self._told:
+                self._note(f"{self.path} is there again")
+            self._missing_since, self._told = None, False
+        elif self._missing_since is None:
+            self._missing_since = now
+        elif not self._told and now - self._missing_since >= _PATIENCE:
+            self._note(f"waiting for {self.path}")
+            self._told = True
+
+
+def _same(one: os.stat_result, other: os.stat_result) -> bool:
+    return (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
