@@ -60,7 +60,7 @@ def main() -> None:
         taskwork.serve_after_program(only=start.kind == "tasks")
     except (SystemExit, KeyboardInterrupt):
         raise
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001  it ends the program; reported
         _report(worker, error)
         raise SystemExit(1) from None
 
@@ -165,7 +165,7 @@ def _report(worker: Worker, error: BaseException) -> None:
             {"k": "crash", "summary": summary, "trace": text}, [], timeout=2.0
         )
         show = bool(answer["show"])
-    except Exception:  # noqa: BLE001  then the trace is shown once more
+    except Exception:  # noqa: BLE001, S110  then the trace is shown once more
         pass
     if sys.excepthook is not sys.__excepthook__:
         sys.excepthook(type(error), error, trace)

@@ -1,4 +1,4 @@
-"""How supervisor and worker talk: frames of JSON over a Unix stream, descriptors beside.
+"""How supervisor and worker talk: frames of JSON on a Unix stream, with descriptors.
 
 Theory of operation
 -------------------

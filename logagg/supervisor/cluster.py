@@ -1,4 +1,4 @@
-"""`logagg.Cluster`: workers, messages and tasks under the control of a program of yours.
+"""`logagg.Cluster`: workers, messages and tasks under a program of your own.
 
 It is Node's `cluster` for Python: the program that makes a Cluster is the primary, the
 workers run a script (often the same file, which asks `logagg.is_primary`).
@@ -10,7 +10,7 @@ import asyncio
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -192,7 +192,7 @@ class Cluster:
         def live() -> None:
             try:
                 asyncio.run(self._live(own_process=False, lasting=True))
-            except BaseException:  # noqa: BLE001  the starter has it
+            except BaseException:
                 if not self._started.done():
                     raise
 
@@ -344,7 +344,7 @@ class Cluster:
         self,
         function: Callable[..., Any] | str,
         *args: Any,
-        timeout: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109  piscina's and asyncio's way
         **kwargs: Any,
     ) -> Any:
         """Have an idle worker run a task and wait for its result.

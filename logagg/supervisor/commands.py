@@ -32,7 +32,7 @@ def _errors_as_lines(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-class _Size(click.ParamType):
+class _Size(click.ParamType[int]):
     name = "size"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> int:

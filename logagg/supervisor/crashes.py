@@ -1,4 +1,4 @@
-"""The same crash of many workers is shown once and counted. Pure: the clock is passed."""
+"""The same crash of many workers is shown once and counted. Pure: no clock here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Crashes:
         self._seen: dict[bytes, tuple[int, float]] = {}
 
     def note(self, trace: str, now: float) -> int:
-        """Count a traceback and return how often it was seen lately, this time included."""
+        """Count a traceback; return how often it was seen lately, now included."""
         digest = hashlib.blake2b(trace.encode("utf-8", "replace")).digest()
         count, last = self._seen.get(digest, (0, now))
         if now - last > FORGET:

@@ -40,7 +40,7 @@ __all__ = ["Asker", "install"]
 logger = logging.getLogger("logagg")
 
 _INET = (socket.AF_INET, socket.AF_INET6)
-_raw = socket.socket.__mro__[1]  # the C class below
+_raw: Any = socket.socket.__mro__[1]  # the C class below
 _real_accept = socket.socket.accept
 
 
@@ -245,11 +245,12 @@ def _runs_uvloop() -> bool:
 def install(doors: list[Door], asker: Asker) -> None:
     """Replace the four methods of `socket.socket` in this process."""
     state = _Doors(doors, asker)
+    # Plain functions, since bound methods do not become methods of another class.
     replacement: dict[str, Callable[..., Any]] = {
-        "bind": lambda self, address: state.bind(self, address),
-        "listen": lambda self, *backlog: state.listen(self, *backlog),
-        "accept": lambda self: state.accept(self),
-        "getsockname": lambda self: state.getsockname(self),
+        "bind": lambda self, address: state.bind(self, address),  # noqa: PLW0108
+        "listen": lambda self, *backlog: state.listen(self, *backlog),  # noqa: PLW0108
+        "accept": lambda self: state.accept(self),  # noqa: PLW0108
+        "getsockname": lambda self: state.getsockname(self),  # noqa: PLW0108
     }
     for name, function in replacement.items():
         function.__name__ = name

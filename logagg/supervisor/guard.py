@@ -19,7 +19,7 @@ STEP = 0.05
 
 def main() -> None:
     """Follow the list until end of file, then kill what is left of it."""
-    groups = set()
+    groups: set[int] = set()
     for line in sys.stdin:
         group = int(line[1:])
         (groups.add if line[0] == "+" else groups.discard)(group)

@@ -219,7 +219,7 @@ class LogSide:
             }
         )
 
-    async def close(self, timeout: float) -> bool:
+    async def close(self, timeout: float) -> bool:  # noqa: ASYNC109  bounds two waits
         """Let the consumer write everything and end.
 
         Returns:

@@ -87,7 +87,7 @@ class Outbox:
         return receipt
 
     def _has_room(self) -> bool:
-        return self._error is not None or not self._waiting and self._window_open()
+        return self._error is not None or (not self._waiting and self._window_open())
 
     def _window_open(self) -> bool:
         return (

@@ -22,8 +22,7 @@ _COLUMNS = (
 def table(status: dict[str, Any]) -> str:
     """Lay out what `control.status` gives."""
     lines = [
-        f"run {status['pid']}: {status['program']}  "
-        f"up {_duration(status['uptime'])}, {status['reloads']} reloads"
+        f"run {status['pid']}: {status['program']}  up {_duration(status['uptime'])}, {status['reloads']} reloads"
     ]
     rows = [_COLUMNS]
     for slot in status["slots"]:

@@ -25,7 +25,7 @@ __all__ = ["TaskFailed", "TaskQueue"]
 CANCEL_GRACE = 5.0
 
 
-class TaskFailed(LogaggError, RuntimeError):
+class TaskFailed(LogaggError, RuntimeError):  # noqa: N818  as its siblings
     """A task raised, or returned what JSON cannot carry.
 
     Attributes:
@@ -252,7 +252,7 @@ class TaskQueue:
             self._give_up(job)
 
     def _give_up(self, job: _Job) -> None:
-        """Nobody waits for the answer any more: ask the worker to stop, then make it."""
+        """Nobody waits for the answer now: ask the worker to stop, then make it."""
         worker = job.worker
         if worker is None or job.number not in self._state.running or job.given_up:
             return

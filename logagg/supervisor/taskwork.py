@@ -60,7 +60,7 @@ def task(
     travel as JSON. Coroutine functions are run to their end on a loop of their own.
 
     Args:
-        name: How submitter and worker call it; the function's `__qualname__` by default.
+        name: How submitter and worker call it; by default its `__qualname__`.
         retries: How often it runs again when its *worker dies*; it must then be safe to
             run twice. An exception that it raises is an answer and is not retried.
         timeout: Seconds that one run may take; then it fails with `TimeoutError` and
