@@ -15,6 +15,7 @@ from logagg.supervisor.options import Status
 
 __all__ = ["reload", "run", "scale", "status_of_runs", "stop"]
 
+_END = "\0"  # no word of a command line can be that
 _SUFFIXES = {"K": 10, "M": 20, "G": 30}
 
 
@@ -136,11 +137,10 @@ def run(program: tuple[str, ...], **options: Any) -> None:
 def _own_options_after(
     program: tuple[str, ...], options: dict[str, Any]
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Take our own options that stand between a Python script and its `--`.
+    """Take our own options that stand directly behind a Python script or module.
 
-    `logagg run app.py --workers 4 -- --verbose` reads naturally, and without `--` all
-    that follows a script is ambiguous only for a script that has an option of ours: for
-    such a one, write ours first, or a `--` before its own.
+    So `logagg run app.py --workers 4 -- --verbose` reads as it is meant. The first word
+    that is not ours, and all behind it, is the program's; a `--` ends ours in any case.
     """
     words = list(program)
     if words and words[0] == "--":
@@ -148,24 +148,18 @@ def _own_options_after(
     script = words[0].endswith((".py", ".pyc", ".pyz")) or options.get("module")
     if not script:
         return options, program
-    own = words[1 : words.index("--")] if "--" in words else words[1:]
-    rest = words[words.index("--") + 1 :] if "--" in words else []
-    try:
-        context = run.make_context(
-            "run", [*own, "--", words[0]], resilient_parsing=False
-        )
-    except click.UsageError:
-        if "--" in words:
-            raise
-        return options, program
+    end = words.index("--") if "--" in words else len(words)
+    context = run.make_context(
+        "run", [*words[1:end], _END], ignore_unknown_options=True
+    )
     for name, value in context.params.items():
         source = context.get_parameter_source(name)
-        given = source is click.core.ParameterSource.COMMANDLINE
-        if name != "program" and given:
-            if name in options and isinstance(value, tuple):
-                value = (*options[name], *value)
-            options[name] = value
-    return options, (words[0], *rest)
+        if name == "program" or source is not click.core.ParameterSource.COMMANDLINE:
+            continue
+        earlier = options.get(name, ()) if isinstance(value, tuple) else ()
+        options[name] = (*earlier, *value) if earlier else value
+    left = [word for word in context.params["program"] if word != _END]
+    return options, (words[0], *left, *words[end + 1 :])
 
 
 def _pid_option(function: Callable[..., Any]) -> Callable[..., Any]:
