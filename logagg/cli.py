@@ -1,0 +1,35 @@
+"""The `logagg` command: one group, whose commands load only when they are called."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import click
+
+__all__ = ["main"]
+
+_COMMANDS = {
+    "run": "logagg.supervisor.commands",
+    "reload": "logagg.supervisor.commands",
+    "scale": "logagg.supervisor.commands",
+    "stop": "logagg.supervisor.commands",
+}
+
+
+class _Lazy(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *_COMMANDS})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        place = _COMMANDS.get(cmd_name)
+        if place is None:
+            return super().get_command(ctx, cmd_name)
+        command: Any = getattr(import_module(place), cmd_name)
+        return command  # type: ignore[no-any-return]
+
+
+@click.group(cls=_Lazy)
+@click.version_option(package_name="logagg-service", prog_name="logagg")
+def main() -> None:
+    """One ordered log for a Python application that runs in several processes."""

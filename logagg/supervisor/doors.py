@@ -1,0 +1,257 @@
+"""The worker's side of sharing a port: `socket` answered so that any server works.
+
+Theory of operation
+-------------------
+In a worker, four methods of `socket.socket` are replaced by functions that do what the
+original does, but for stream sockets of addresses that the supervisor owns or may own:
+
+- `bind` asks. *kernel*: the supervisor's bound socket is put (`dup2`) in the place of
+  the program's own, whose number stays. *reuseport*: `SO_REUSEPORT` is set and the
+  program binds its own. *rr*: a *hand-over channel* is put there, a packet socket
+  through which the supervisor passes accepted connections. Event loops and selectors
+  poll it as they poll a listening socket: readable means that `accept` will not block.
+- `listen` on a channel opens it (the supervisor starts to hand over) instead.
+- `accept` on a channel receives a connection and acknowledges it. Only then does the
+  supervisor drop its copy and hand this worker another: a worker that is stuck holds
+  at most one, and the connection of one that dies goes to a sibling.
+- `getsockname` on a channel gives the address that clients use.
+
+A channel is known by the inode of its socket, not by its number, so `dup`, `fromfd` and
+an `SSLSocket` around it work too. Forked children inherit all of it.
+
+Servers that accept without Python's `socket` cannot be handed connections: uvloop
+(libuv accepts in C) is noticed by the running loop and gets the shared socket with one
+line that says so; for what is not noticed the supervisor misses the acknowledgement.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from logagg.supervisor.start import Door
+
+__all__ = ["Asker", "install"]
+
+logger = logging.getLogger("logagg")
+
+_INET = (socket.AF_INET, socket.AF_INET6)
+_raw: Any = socket.socket.__mro__[1]  # the C class below
+_real_accept = socket.socket.accept
+
+
+class Asker(Protocol):
+    """What the doors need of the worker object."""
+
+    share: bool
+
+    def ask(
+        self, question: dict[str, Any], fds: list[int]
+    ) -> tuple[dict[str, Any], list[int]]:
+        """Ask the supervisor and block until it has answered."""
+
+    def listening(self, host: str, port: int) -> None:
+        """Tell that the program listens there now."""
+
+    def accepted(self) -> None:
+        """Count a connection."""
+
+
+class _Doors:
+    def __init__(self, doors: list[Door], asker: Asker) -> None:
+        self.asker = asker
+        self.pid = os.getpid()
+        self.doors = {self._key(d.family, (d.host, d.port)): d for d in doors}
+        self.channels: dict[int, Door] = {}
+        for door in doors:
+            if door.policy == "rr":
+                self.channels[os.fstat(door.fd).st_ino] = door
+
+    @staticmethod
+    def _key(family: int, name: Any) -> tuple[int, str, int]:
+        if family == socket.AF_UNIX:
+            return family, os.path.abspath(os.fsdecode(name)), 0
+        return family, str(name[0]), int(name[1])
+
+    def channel(self, sock: socket.socket) -> Door | None:
+        """The door whose channel this socket is, if it is one."""
+        if not self.channels:
+            return None
+        try:
+            return self.channels.get(os.fstat(sock.fileno()).st_ino)
+        except OSError:
+            return None
+
+    def owned(self, sock: socket.socket, name: Any) -> Door | None:
+        """The door of an address that the program binds."""
+        from logagg.supervisor.address import Address
+
+        for door in self.doors.values():
+            if Address(door.family, door.host, door.port).covers(sock.family, name):
+                return door
+        return None
+
+    # ---- bind ----
+
+    def bind(self, sock: socket.socket, name: Any) -> None:
+        if sock.type != socket.SOCK_STREAM:
+            _raw.bind(sock, name)
+            return
+        door = self.owned(sock, name)
+        if door is None:
+            self.bind_unowned(sock, name)
+        elif door.policy == "reuseport":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            _raw.bind(sock, name)
+        elif door.policy == "rr" and _runs_uvloop():
+            self.share_instead(sock, door)
+        else:
+            self.put(sock, door.fd)
+
+    def put(self, sock: socket.socket, fd: int) -> None:
+        """Let the program's socket be `fd`, under its own number and blocking mode."""
+        timeout = sock.gettimeout()
+        os.dup2(fd, sock.fileno(), inheritable=False)
+        sock.settimeout(timeout)
+
+    def bind_unowned(self, sock: socket.socket, name: Any) -> None:
+        """Bind through the supervisor, so that all workers share what one binds."""
+        if (
+            not self.asker.share
+            or os.getpid() != self.pid
+            or sock.family not in _INET
+            or not isinstance(name, tuple)
+            or len(name) < 2
+            or not isinstance(name[1], int)
+            or name[1] == 0
+            or sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
+        ):
+            _raw.bind(sock, name)
+            return
+        host = _numeric(sock.family, name)
+        if host is None:
+            _raw.bind(sock, name)
+            return
+        question = {"k": "bind", "family": int(sock.family), "host": host}
+        question["port"] = name[1]
+        answer, fds = self.asker.ask(question, [sock.fileno()])
+        if "errno" in answer:
+            code = int(answer["errno"])
+            raise OSError(code, os.strerror(code))
+        if not fds:
+            return  # the supervisor has bound this very socket
+        door = Door("", int(sock.family), host, name[1], answer["policy"], fds[0])
+        if door.policy == "rr":
+            self.channels[os.fstat(door.fd).st_ino] = door
+        self.doors[self._key(sock.family, (host, name[1]))] = door
+        if door.policy == "rr" and _runs_uvloop():
+            self.share_instead(sock, door)
+        else:
+            self.put(sock, door.fd)
+
+    def share_instead(self, sock: socket.socket, door: Door) -> None:
+        """Use the shared socket where connections cannot be handed over."""
+        logger.warning(
+            "slot %s: uvloop accepts connections itself, so they cannot be handed over "
+            "in turn: %s:%s falls back to policy kernel here; for rr start the server "
+            "on the asyncio loop (uvicorn: --loop asyncio)",
+            os.environ.get("LOGAGG_SLOT"),
+            door.host,
+            door.port,
+        )
+        _, fds = self.asker.ask({"k": "real", "host": door.host, "port": door.port}, [])
+        self.put(sock, fds[0])
+        os.close(fds[0])
+
+    # ---- listen, accept, getsockname ----
+
+    def listen(self, sock: socket.socket, *backlog: int) -> None:
+        door = self.channel(sock)
+        if door is None:
+            _raw.listen(sock, *backlog)
+            if sock.family in _INET:
+                name = sock.getsockname()
+                self.asker.listening(str(name[0]), int(name[1]))
+            elif sock.family == socket.AF_UNIX and self.doors:
+                self.asker.listening(os.fsdecode(sock.getsockname()), 0)
+            return
+        _raw.send(sock, b"open")
+        self.asker.listening(door.host, door.port)
+
+    def accept(self, sock: socket.socket) -> tuple[socket.socket, Any]:
+        door = self.channel(sock)
+        if door is None:
+            pair = _real_accept(sock)
+            self.asker.accepted()
+            return pair
+        data, fds, _, _ = socket.recv_fds(sock, 16, 1)
+        if not fds:
+            if not data:
+                self.silence(sock)
+            raise BlockingIOError(11, "no connection was handed over")
+        connection = socket.socket(fileno=fds[0])
+        connection.setblocking(True)
+        if socket.getdefaulttimeout() is not None:
+            connection.settimeout(socket.getdefaulttimeout())
+        try:
+            _raw.send(sock, b"ack")
+        except OSError:
+            pass  # the supervisor is gone; the connection is ours all the same
+        self.asker.accepted()
+        try:
+            peer = connection.getpeername()
+        except OSError:
+            peer = ("0.0.0.0", 0) if door.family == socket.AF_INET else ("::", 0, 0, 0)  # noqa: S104
+        return connection, peer
+
+    def silence(self, sock: socket.socket) -> None:
+        """The supervisor is gone: put something there that never becomes readable."""
+        self.channels.pop(os.fstat(sock.fileno()).st_ino, None)
+        quiet = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        os.dup2(quiet, sock.fileno(), inheritable=False)
+        os.close(quiet)
+
+    def getsockname(self, sock: socket.socket) -> Any:
+        door = self.channel(sock)
+        if door is None:
+            return _raw.getsockname(sock)
+        if door.family == socket.AF_UNIX:
+            return door.host
+        name = (door.host, door.port)
+        return (*name, 0, 0) if door.family == socket.AF_INET6 else name
+
+
+def _numeric(family: int, name: tuple[Any, ...]) -> str | None:
+    host = str(name[0])
+    if host == "":
+        return "0.0.0.0" if family == socket.AF_INET else "::"  # noqa: S104
+    try:
+        found = socket.getaddrinfo(host, name[1], family, socket.SOCK_STREAM)
+    except OSError:
+        return None
+    return str(found[0][4][0])
+
+
+def _runs_uvloop() -> bool:
+    asyncio = sys.modules.get("asyncio")  # not imported: then no loop runs
+    loop = None if asyncio is None else asyncio._get_running_loop()
+    return loop is not None and type(loop).__module__.partition(".")[0] == "uvloop"
+
+
+def install(doors: list[Door], asker: Asker) -> None:
+    """Replace the four methods of `socket.socket` in this process."""
+    state = _Doors(doors, asker)
+    # Plain functions, since bound methods do not become methods of another class.
+    replacement: dict[str, Callable[..., Any]] = {
+        "bind": lambda self, address: state.bind(self, address),  # noqa: PLW0108
+        "listen": lambda self, *backlog: state.listen(self, *backlog),  # noqa: PLW0108
+        "accept": lambda self: state.accept(self),  # noqa: PLW0108
+        "getsockname": lambda self: state.getsockname(self),  # noqa: PLW0108
+    }
+    for name, function in replacement.items():
+        function.__name__ = name
+        setattr(socket.socket, name, function)

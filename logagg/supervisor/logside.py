@@ -1,0 +1,260 @@
+"""The supervisor's dealings with the consumer: start it, keep it, hand pipes over.
+
+Not one byte of log data passes here. The read ends of the workers' pipes are sent to
+the consumer; a duplicate is kept while the worker lives, so the pipe and what is in it
+survive the consumer's death and go to its successor. The listening socket is made here
+and kept as well: workers that connect while there is no consumer wait in its queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import termios
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from logagg import launch
+from logagg.address import runtime_dir
+from logagg.clock import measure_offset
+from logagg.errors import ConsumerGone
+from logagg.supervisor.member import Member
+
+__all__ = ["LogSide"]
+
+MOST_EVENTS = 10_000
+QUICK_DEATHS = 5
+RETRY = 0.2
+
+
+class _Kept:
+    """A captured stream: what the consumer is told of it, and our copy of its end."""
+
+    def __init__(self, member: Member, stream: str, fd: int) -> None:
+        self.hello = {
+            "hello": 1,
+            "kind": "stream",
+            "slot": member.slot,
+            "pid": member.pid,
+            "stream": stream,
+        }
+        self.member = member
+        self.fd = fd
+
+    @property
+    def done(self) -> bool:
+        """Whether the worker is dead and all it wrote has been read."""
+        if self.member.state != "dead":
+            return False
+        waiting = fcntl.ioctl(self.fd, termios.FIONREAD, b"\0\0\0\0")
+        return bool(struct.unpack("i", waiting)[0] == 0)
+
+
+class LogSide:
+    """One run's consumer. Used on the supervisor's loop only.
+
+    Attributes:
+        path: The address for the workers (`LOGAGG_SOCKET`).
+        restarts: How often the consumer had to be started again.
+    """
+
+    def __init__(self, sinks: tuple[str, ...], failed: Callable[[str], None]) -> None:
+        self.path = os.path.join(runtime_dir(), f"run-{os.getpid()}.sock")
+        self.restarts = 0
+        self._sinks = sinks
+        self._failed = failed
+        self._offset = measure_offset()
+        self._streams: list[_Kept] = []
+        self._events: deque[bytes] = deque(maxlen=MOST_EVENTS)
+        self._hold: socket.socket | None = None
+        self._closing = False
+        self._deaths: deque[float] = deque(maxlen=QUICK_DEATHS)
+        self._loop = asyncio.get_running_loop()
+        self._listener = launch.listen(self.path)
+        self._start(restarted=False)
+
+    @property
+    def pid(self) -> int:
+        """The consumer's process id."""
+        return self._process.pid
+
+    def _start(self, *, restarted: bool) -> None:
+        config = {
+            "socket": self.path,
+            "restarted": restarted,
+            "offset": self._offset,
+            "sinks": list(self._sinks),
+            "stay": False,
+        }
+        argument = launch.consumer_argument(self._listener, config)
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", launch._BOOT, argument],
+            pass_fds=(self._listener.fileno(),),
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self._ended = asyncio.Event()
+        self._pidfd = os.pidfd_open(self._process.pid)
+        self._loop.add_reader(self._pidfd, self._reap)
+        self._connect()
+
+    def _connect(self) -> None:
+        """Tell the consumer that we are here, and hand over what it must read."""
+        hold = self._say({"hello": 1, "kind": "hold"})
+        if hold is None:
+            self._loop.call_later(RETRY, self._reconnect)
+            return
+        self._hold = hold
+        for kept in self._streams:
+            self._hand_over(kept)
+        self._send_events()
+
+    def _reconnect(self) -> None:
+        if self._hold is None and not self._closing:
+            self._connect()
+
+    def _say(
+        self, hello: dict[str, Any], fds: list[int] | None = None
+    ) -> socket.socket | None:
+        try:
+            connection = launch.connect(self.path)
+        except OSError:
+            return None
+        try:
+            socket.send_fds(connection, [orjson.dumps(hello)], fds or [])
+        except OSError:
+            connection.close()
+            return None
+        return connection
+
+    # ---- streams ----
+
+    def adopt(self, member: Member) -> None:
+        """Hand a new worker's stdout and stderr over."""
+        self._sweep()
+        pipes = member.pipes
+        for stream, fd in (("stdout", pipes.stdout), ("stderr", pipes.stderr)):
+            kept = _Kept(member, stream, fd)
+            self._streams.append(kept)
+            if self._hold is not None:
+                self._hand_over(kept)
+
+    def _hand_over(self, kept: _Kept) -> None:
+        connection = self._say(kept.hello, [kept.fd])
+        if connection is not None:
+            connection.close()
+
+    def _sweep(self) -> None:
+        """Let go of the ends of dead workers that have been read to the last byte."""
+        for kept in [kept for kept in self._streams if kept.done]:
+            self._streams.remove(kept)
+            os.close(kept.fd)
+
+    # ---- events ----
+
+    def event(self, record: dict[str, Any]) -> None:
+        """Put a record of ours into the stream; it waits while there is no consumer."""
+        self._events.append(orjson.dumps(record))
+        self._send_events()
+
+    def _send_events(self) -> None:
+        while self._events and self._hold is not None:
+            try:
+                self._hold.send(self._events[0])
+            except BlockingIOError:
+                self._loop.call_later(0.05, self._send_events)
+                return
+            except OSError:
+                return  # it is dead; its end is noticed by the pidfd
+            self._events.popleft()
+
+    def reopen(self) -> None:
+        """Have the sinks open their targets anew (after an outside log rotation)."""
+        try:
+            os.kill(self._process.pid, signal.SIGUSR1)
+        except ProcessLookupError:
+            pass
+
+    # ---- its end ----
+
+    def _reap(self) -> None:
+        status = self._process.poll()
+        if status is None:
+            return
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._ended.set()
+        if self._hold is not None:
+            self._hold.close()
+            self._hold = None
+        if self._closing:
+            return
+        now = self._loop.time()
+        self._deaths.append(now)
+        if len(self._deaths) == QUICK_DEATHS and now - self._deaths[0] < 10.0:
+            self._failed(
+                f"the consumer ended {QUICK_DEATHS} times within 10 s, the last time "
+                f"with status {status}"
+            )
+            return
+        self.restarts += 1
+        if not os.path.exists(self.path):
+            self._listener.close()
+            self._listener = launch.listen(self.path)
+        self._start(restarted=True)
+        self.event(
+            {
+                "level": "error",
+                "event": "consumer_restart",
+                "message": f"the consumer ended with status {status} and was restarted",
+            }
+        )
+
+    async def close(self, timeout: float) -> bool:  # noqa: ASYNC109  bounds two waits
+        """Let the consumer write everything and end.
+
+        Returns:
+            Whether it did so within `timeout` seconds. It is not killed: it may still
+            be busy delivering.
+
+        Raises:
+            ConsumerGone: Events of ours could not be given to any consumer.
+        """
+        self._send_events()
+        deadline = self._loop.time() + timeout
+        while self._events and not self._ended.is_set():
+            if self._loop.time() > deadline:
+                break
+            await asyncio.sleep(0.01)
+            self._send_events()
+        self._closing = True
+        if self._hold is not None:
+            self._hold.close()
+            self._hold = None
+        try:
+            await asyncio.wait_for(
+                self._ended.wait(), max(deadline - self._loop.time(), 0.1)
+            )
+        except TimeoutError:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._process.returncode = 0  # left to itself, on purpose
+            done = False
+        else:
+            done = self._process.returncode == 0
+        for kept in self._streams:
+            os.close(kept.fd)
+        self._streams.clear()
+        self._listener.close()
+        if self._events:
+            raise ConsumerGone(f"{len(self._events)} events could not be delivered")
+        return done

@@ -1,0 +1,97 @@
+"""Which worker a client belongs to: the key from a request's head, the slot from it.
+
+Pure. The head is looked at (`MSG_PEEK`) and never consumed, so nothing is replayed.
+Rendezvous hashing over *slots*: a replaced worker keeps its clients, and when a slot is
+gone only its own clients move.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from urllib.parse import unquote_plus
+
+from logagg.errors import ConfigError
+
+__all__ = ["HEAD_BYTES", "Sticky", "choose_slot"]
+
+HEAD_BYTES = 16 * 1024
+"""How far a head is looked at; uvicorn's h11 refuses longer ones, gunicorn 8190 a line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sticky:
+    """What makes two connections the same client's.
+
+    Attributes:
+        kind: "ip", "cookie", "header" or "query".
+        name: The cookie's, header's or query parameter's name; empty for "ip".
+    """
+
+    kind: str
+    name: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Sticky:
+        """Read `ip`, `cookie:NAME`, `header:NAME` or `query:NAME`.
+
+        Raises:
+            ConfigError: It is none of these.
+        """
+        kind, _, name = text.partition(":")
+        named = kind in ("cookie", "header", "query") and name != ""
+        if not named and (kind, name) != ("ip", ""):
+            raise ConfigError(
+                f"sticky {text!r}: expected ip, cookie:NAME, header:NAME or query:NAME"
+            )
+        return cls(kind, name)
+
+    def key(self, head: bytes) -> bytes | None:
+        """The client's key in the head of a request; None when it has none."""
+        lines = head.split(b"\r\n\r\n", 1)[0].split(b"\r\n")
+        if self.kind == "query":
+            return _query(lines[0], self.name)
+        wanted = b"cookie" if self.kind == "cookie" else self.name.lower().encode()
+        for line in lines[1:]:
+            name, _, value = line.partition(b":")
+            if name.strip().lower() != wanted:
+                continue
+            if self.kind == "header":
+                return value.strip()
+            found = _cookie(value, self.name.encode())
+            if found is not None:
+                return found
+        return None
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.name}" if self.name else self.kind
+
+
+def _cookie(value: bytes, name: bytes) -> bytes | None:
+    for part in value.split(b";"):
+        key, equals, content = part.partition(b"=")
+        if equals and key.strip() == name:
+            return content.strip()
+    return None
+
+
+def _query(request_line: bytes, name: str) -> bytes | None:
+    words = request_line.split(b" ")
+    if len(words) < 2:
+        return None
+    _, _, query = words[1].partition(b"?")
+    for part in query.split(b"&"):
+        key, _, value = part.partition(b"=")
+        if unquote_plus(key.decode("latin-1")) == name:
+            return unquote_plus(value.decode("latin-1")).encode()
+    return None
+
+
+def choose_slot(key: bytes, slots: list[int]) -> int:
+    """The slot of a key: that which hashes highest together with it."""
+    return max(
+        slots,
+        key=lambda slot: hashlib.blake2b(
+            b"%d:%b" % (slot, key), digest_size=8
+        ).digest(),
+    )

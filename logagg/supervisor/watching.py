@@ -1,0 +1,135 @@
+"""What must be looked at now and then: readiness, memory, age, answers to pings."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from logagg.supervisor.address import Policy
+from logagg.supervisor.bootstrap import stack_signal
+from logagg.supervisor.member import Member, rss_bytes
+
+if TYPE_CHECKING:
+    from logagg.supervisor.supervisor import Supervisor
+
+__all__ = ["Watcher"]
+
+STEP = 0.2
+READY_UPTIME = 1.0
+"""A worker that never listens counts as ready after that; supervisord's startsecs."""
+DUMP_GRACE = 1.0
+MEMORY_INTERVAL = 1.0
+
+
+class Watcher:
+    """Looks at all workers every `STEP` seconds."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._run = supervisor
+        self._task: asyncio.Task[None] | None = None
+        self._next_memory = 0.0
+        self._pings = 0
+        self._dumped: set[int] = set()
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._task = self._run.loop.create_task(self._watch(), name="watcher")
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(STEP)
+            now = self._run.loop.time()
+            memory = now >= self._next_memory
+            if memory:
+                self._next_memory = now + MEMORY_INTERVAL
+            for member in list(self._run.router.members.values()):
+                if member.state == "starting":
+                    self._look_for_ready(member)
+                elif member.state == "ready":
+                    if memory:
+                        self._look_at_memory(member)
+                    self._look_at_age(member)
+                    self._look_for_pong(member, now)
+
+    def _look_for_ready(self, member: Member) -> None:
+        run = self._run
+        if not member.online:
+            return
+        must_listen = bool(run.options.binds) or run.serves
+        if must_listen and member.link is not None:
+            if run.options.policy is Policy.REUSEPORT and _listens(member.pid):
+                member.listened = True
+                run.router.make_ready(member)
+            elif run.options.ready_timeout and (
+                member.uptime > run.options.ready_timeout
+            ):
+                member.why = f"not ready within {run.options.ready_timeout:g} s"
+                member.signal(signal.SIGKILL, group=True)
+        elif member.uptime > READY_UPTIME:
+            member.listened = member.link is None and must_listen
+            run.router.make_ready(member)
+
+    def _look_at_memory(self, member: Member) -> None:
+        limit = self._run.options.max_rss_bytes
+        if limit:
+            held = rss_bytes(member.pid)
+            if held > limit:
+                self._run.recycle(
+                    member,
+                    f"uses {held >> 20} MiB, more than the limit of {limit >> 20} MiB",
+                )
+
+    def _look_at_age(self, member: Member) -> None:
+        if member.max_age and member.uptime > member.max_age:
+            self._run.recycle(member, f"reached its age of {member.max_age:.0f} s")
+
+    def _look_for_pong(self, member: Member, now: float) -> None:
+        limit = self._run.options.unresponsive_timeout
+        if member.link is None or not limit:
+            return
+        silent = now - member.last_pong
+        if silent > limit and member.id not in self._dumped:
+            self._dumped.add(member.id)
+            message = (
+                f"worker {member.slot} (pid {member.pid}) has not answered for "
+                f"{silent:.1f} s: its stacks follow on its stderr, then it is killed"
+            )
+            self._run.report.say(
+                "error", "unresponsive", message, slot=member.slot, of_pid=member.pid
+            )
+            self._run.emit("unresponsive", member)
+            member.signal(stack_signal())
+            self._run.loop.call_later(DUMP_GRACE, self._end, member)
+        elif now - member.pinged >= min(limit / 4, 1.0):
+            member.pinged = now
+            self._pings += 1
+            member.tell({"k": "ping", "n": self._pings})
+
+    def _end(self, member: Member) -> None:
+        self._dumped.discard(member.id)
+        if member.state != "dead":
+            member.why = "unresponsive"
+            member.signal(signal.SIGKILL, group=True)
+
+
+def _listens(pid: int) -> bool:
+    """Whether a process has a listening TCP socket of its own."""
+    inodes = set()
+    for table in ("tcp", "tcp6"):
+        try:
+            lines = Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
+        except OSError:
+            continue
+        inodes |= {words[9] for words in map(str.split, lines) if words[3] == "0A"}
+    try:
+        links = [str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()]
+    except OSError:
+        return False
+    return any(link.startswith("socket:[") and link[8:-1] in inodes for link in links)
