@@ -214,7 +214,7 @@ class Attachment:
             finally:
                 self._busy = False
 
-    # ---- when the pipe does not take a line -----------------------------------------
+    # ---- when the pipe does not take a line ---------------------------------------
 
     def _full(self, line: bytes, done: int) -> None:
         """Finish a line of which the pipe took `done` bytes, or put it elsewhere.
@@ -284,7 +284,7 @@ class Attachment:
         except OSError:
             pass
 
-    # ---- the connection ---------------------------------------------------------------
+    # ---- the connection -----------------------------------------------------------
 
     def _look(self, now: int) -> None:
         """Read what the consumer said; notice that it is gone; keep memory bounded."""
@@ -297,9 +297,9 @@ class Attachment:
         if not self._hear():
             self._lost()
             return
-        if self.dropped != self._told_dropped:
-            if self._control.tell({"dropped": self.dropped}):
-                self._told_dropped = self.dropped
+        dropped = self.dropped
+        if dropped != self._told_dropped and self._control.tell({"dropped": dropped}):
+            self._told_dropped = dropped
         if self._older.size_bytes > KEEP_BYTES and self._direct:
             self._await_acknowledgement()
 
@@ -536,7 +536,7 @@ class Attachment:
             if fresh and self._control is not None:
                 self._control.tell({"sinks": fresh})
 
-    # ---- flush, close, fork ---------------------------------------------------------
+    # ---- flush, close, fork -------------------------------------------------------
 
     def flush(self, timeout: float) -> bool:
         """Wait until all records logged before are with the durable sinks.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Any
 
 import click
+
+from logagg.errors import LogaggError
 
 __all__ = ["main"]
 
@@ -14,6 +17,12 @@ _COMMANDS = {
     "reload": "logagg.supervisor.commands",
     "scale": "logagg.supervisor.commands",
     "stop": "logagg.supervisor.commands",
+    "serve": "logagg.service",
+    "send": "logagg.service",
+    "status": "logagg.service",
+    "tail": "logagg.view.commands",
+    "stats": "logagg.view.commands",
+    "top": "logagg.view.commands",
 }
 
 
@@ -27,6 +36,18 @@ class _Lazy(click.Group):
             return super().get_command(ctx, cmd_name)
         command: Any = getattr(import_module(place), cmd_name)
         return command  # type: ignore[no-any-return]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; an error that we raise on purpose is one line and a status."""
+        try:
+            return super().invoke(ctx)
+        except LogaggError as error:
+            click.echo(f"logagg: {error}", err=True)
+            ctx.exit(error.exit_status)
+        except BrokenPipeError:
+            # The reader has gone: no more words, not even at the interpreter's end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            ctx.exit(0)
 
 
 @click.group(cls=_Lazy)

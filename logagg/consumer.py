@@ -95,7 +95,7 @@ class Consumer:
         self._stop_at = 0.0
         self._leftovers_at = RESTART_HOLD if self._restarted else 0.0
 
-    # ---- life ------------------------------------------------------------------------
+    # ---- life ---------------------------------------------------------------------
 
     async def run(self) -> int:
         """Serve until there is nothing to do any more.
@@ -112,6 +112,7 @@ class Consumer:
             error = await self.reception.add_sink(url, [1, 2])
             if error:
                 print(f"logagg: {error}", file=sys.stderr)
+                self.reception.close_door(anyway=True)
                 return 2
         self.reception.open()
         await self._serve()
@@ -173,7 +174,7 @@ class Consumer:
     def _reopen(self) -> None:
         self.fanout.reopen()
 
-    # ---- the cycle -----------------------------------------------------------------------
+    # ---- the cycle ----------------------------------------------------------------
 
     def now_ns(self) -> int:
         """The common clock now."""
@@ -269,7 +270,7 @@ class Consumer:
         for viewer in self.reception.viewers:
             viewer.offer(lines, batch.closing)
 
-    # ---- acknowledgements ---------------------------------------------------------------
+    # ---- acknowledgements ---------------------------------------------------------
 
     def _workers(self) -> list[Worker]:
         present = [each for each in self.sources.values() if isinstance(each, Worker)]
@@ -307,7 +308,7 @@ class Consumer:
             self._departed.remove(worker)
             worker.close()
 
-    # ---- after a death --------------------------------------------------------------------
+    # ---- after a death ------------------------------------------------------------
 
     async def recall(self, worker: Worker) -> None:
         """Learn what of a worker's kept records is written, before it is read."""
@@ -350,7 +351,7 @@ class Consumer:
         else:
             self.report.event(str(details.pop("message", "")), details)
 
-    # ---- the clock --------------------------------------------------------------------------
+    # ---- the clock ----------------------------------------------------------------
 
     def _watch_clock(self) -> None:
         """Look whether the wall clock was stepped away from the common clock.
@@ -380,7 +381,7 @@ class Consumer:
             {"event": "clock_step", "step_seconds": step / 1e9},
         )
 
-    # ---- what there is to see -----------------------------------------------------------------
+    # ---- what there is to see -----------------------------------------------------
 
     def head(self) -> dict[str, Any]:
         """What a viewer is told first."""

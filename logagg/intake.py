@@ -18,6 +18,7 @@ from typing import Any
 
 import orjson
 
+from logagg import wire
 from logagg.sequence import Sequence
 from logagg.spool import orphans
 from logagg.wire import (
@@ -26,7 +27,6 @@ from logagg.wire import (
     PREFIX,
     is_line,
     seq_of,
-    timestamp,
 )
 
 __all__ = ["Ended", "Segment", "Stream", "Worker", "stamped_line"]
@@ -221,7 +221,7 @@ class Worker:
             self.segments or self.lines or self.sequence.expected <= self.flush_to
         )
 
-    # ---- the control connection ------------------------------------------------------
+    # ---- the control connection ---------------------------------------------------
 
     def hear(self) -> None:
         """Take what the worker said; what the consumer must act on goes to `asked`."""
@@ -488,6 +488,8 @@ def stamped_line(
     now_ns: int, level: str, worker: str, seq: int, fields: dict[str, Any]
 ) -> bytes:
     """A wire line of the consumer's own making."""
-    return b'{"timestamp":"%b","level":"%b","worker":"%b","seq":%d,%b' % (
-        timestamp(now_ns), level.encode(), worker.encode(), seq, orjson.dumps(fields)[1:-1],
-    )  # fmt: skip
+    return b"%b%d,%b" % (
+        wire.sort_key(now_ns)[:-1] + wire.head(level, worker),
+        seq,
+        orjson.dumps(fields)[1:-1],
+    )

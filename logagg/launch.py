@@ -32,7 +32,7 @@ from logagg.errors import ConfigError, WouldBlock
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["connect", "election", "ensure", "listen", "read_offset", "spawn"]
+__all__ = ["answers", "connect", "election", "ensure", "listen", "read_offset", "spawn"]
 
 BACKLOG = 4096  # what /proc/sys/net/core/somaxconn allows by default since Linux 5.4
 
@@ -225,7 +225,7 @@ def ensure(path: str, timeout: float) -> socket.socket:
             restarted = False
         except ConnectionRefusedError:
             restarted = True
-        offset = shared_offset(_stored(path))
+        offset = shared_offset(stored_offset(path))
         write_offset(path, offset)
         with listen(path) as listener:
             config = {"socket": path, "restarted": restarted, "offset": offset}
@@ -233,7 +233,19 @@ def ensure(path: str, timeout: float) -> socket.socket:
             return connect(path)
 
 
-def _stored(path: str) -> int | None:
+def answers(path: str) -> bool:
+    """Whether somebody listens at a socket path."""
+    try:
+        connect(path).close()
+    except (FileNotFoundError, ConnectionRefusedError):
+        return False
+    except BlockingIOError:
+        pass
+    return True
+
+
+def stored_offset(path: str) -> int | None:
+    """The offset that holds now by a lock file, left behind maybe."""
     found = read_offset(path)
     if found is None:
         return None

@@ -195,7 +195,7 @@ class Reception:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    # ---- sinks -----------------------------------------------------------------------
+    # ---- sinks --------------------------------------------------------------------
 
     async def _open_for(self, worker: Worker, urls: list[str], fds: list[int]) -> None:
         await self._want(worker.tell, urls, fds)
@@ -251,7 +251,7 @@ class Reception:
                 return f"sink refused: {error}"
         return ""
 
-    # ---- those who stay ----------------------------------------------------------------
+    # ---- those who stay -----------------------------------------------------------
 
     def _hear_worker(self, worker: Worker) -> None:
         worker.hear()

@@ -132,6 +132,6 @@ def _matcher(hello: dict[str, Any]) -> Any:
     level = hello.get("level")
     if not expressions and not level:
         return None
-    from logagg.view.match import compile as compile_match
+    from logagg.view import match
 
-    return compile_match(expressions, level=level)
+    return match.compile(expressions, level=level)

@@ -89,7 +89,7 @@ def _wire_root(level: str) -> None:
     logging.basicConfig = basic_config
 
 
-# ---- running the program ----
+# ---- running the program ---------------------------------------------------------
 
 
 def _fresh_main() -> dict[str, Any]:
@@ -142,7 +142,7 @@ def _is_zip(path: str) -> bool:
         return False
 
 
-# ---- an exception that ends the program ----
+# ---- an exception that ends the program ------------------------------------------
 
 
 def _report(worker: Worker, error: BaseException) -> None:

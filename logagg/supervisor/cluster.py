@@ -138,7 +138,7 @@ class Cluster:
         self.exit_status: int | None = None
         self._signal = 0
 
-    # ---- life ----
+    # ---- life ---------------------------------------------------------------------
 
     def serve_forever(self) -> int:
         """Supervise until a signal, `stop()`, or until no worker is left.
@@ -228,7 +228,7 @@ class Cluster:
             )
         return self._supervisor
 
-    # ---- workers ----
+    # ---- workers ------------------------------------------------------------------
 
     @property
     def workers(self) -> list[Member]:
@@ -265,7 +265,7 @@ class Cluster:
         """What `logagg status --json` shows."""
         return status(self._running())
 
-    # ---- events and messages ----
+    # ---- events and messages ------------------------------------------------------
 
     def on(self, event: str) -> Callable[[F], F]:
         """Register a handler, as a decorator: `@cluster.on("exit")`.
@@ -287,7 +287,7 @@ class Cluster:
         """Send a message to every worker; settled when all their handlers have run."""
         return self._do(lambda run: _wait(run.router.broadcast(message)))
 
-    # ---- tasks ----
+    # ---- tasks --------------------------------------------------------------------
 
     def submit(
         self, function: Callable[..., Any] | str, *args: Any, **kwargs: Any
@@ -367,7 +367,7 @@ class Cluster:
             closed.result()
             run.tasks.wait_until_empty()
 
-    # ---- to the loop ----
+    # ---- to the loop --------------------------------------------------------------
 
     def _call(self, function: Callable[[Supervisor], Any]) -> Pending[Any]:
         async def call(run: Supervisor) -> Any:

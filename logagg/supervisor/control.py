@@ -147,7 +147,7 @@ def status(run: Supervisor) -> dict[str, Any]:
     }
 
 
-# ---- the client's side ----
+# ---- the client's side -----------------------------------------------------------
 
 
 def runs() -> list[int]:

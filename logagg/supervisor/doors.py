@@ -95,7 +95,7 @@ class _Doors:
                 return door
         return None
 
-    # ---- bind ----
+    # ---- bind ---------------------------------------------------------------------
 
     def bind(self, sock: socket.socket, name: Any) -> None:
         if sock.type != socket.SOCK_STREAM:
@@ -167,7 +167,7 @@ class _Doors:
         self.put(sock, fds[0])
         os.close(fds[0])
 
-    # ---- listen, accept, getsockname ----
+    # ---- listen, accept, getsockname ----------------------------------------------
 
     def listen(self, sock: socket.socket, *backlog: int) -> None:
         door = self.channel(sock)

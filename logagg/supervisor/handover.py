@@ -112,7 +112,7 @@ class Handover:
         self._loop = asyncio.get_running_loop()
         listener.setblocking(False)
 
-    # ---- lanes ----
+    # ---- lanes --------------------------------------------------------------------
 
     def lane(self, worker: int, slot: int) -> Lane:
         """The lane of a worker; made on the first call."""
@@ -210,7 +210,7 @@ class Handover:
         if lane.queue and not lane.closing:
             self._give(lane, lane.queue.popleft())
 
-    # ---- accepting ----
+    # ---- accepting ----------------------------------------------------------------
 
     def _advance(self) -> None:
         """Do all that can be done now: hand over, and accept or pause accepting."""
@@ -300,7 +300,7 @@ class Handover:
         lanes = [lane for lane in self._turns if lane.slot == slot]
         return max(lanes, key=lambda lane: lane.worker, default=None)
 
-    # ---- handing over ----
+    # ---- handing over -------------------------------------------------------------
 
     def _hand_out(self) -> None:
         while self._waiting:
@@ -345,7 +345,7 @@ class Handover:
         if lane.given is connection and not lane.acknowledged and not lane.closing:
             self._unfit(self, lane)
 
-    # ---- the end ----
+    # ---- the end ------------------------------------------------------------------
 
     def connections(self) -> dict[str, int]:
         """How many connections wait, for `status`."""

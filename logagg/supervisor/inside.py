@@ -96,7 +96,7 @@ class Worker:
     def __repr__(self) -> str:
         return f"<logagg.worker slot={self.slot} id={self.id} pid={self.pid}>"
 
-    # ---- what programs call ----
+    # ---- what programs call -------------------------------------------------------
 
     def send(self, message: Any, sock: socket.socket | None = None) -> Pending[None]:
         """Send a message to the supervisor's program.
@@ -218,7 +218,7 @@ class Worker:
         self.tell({"k": "hooks", "n": len(self._shutdown_hooks)})
         return function
 
-    # ---- what the doors and the bootstrap call ----
+    # ---- what the doors and the bootstrap call ------------------------------------
 
     def tell(self, frame: Frame) -> None:
         """Send a frame and do not wait; nothing happens when the supervisor is gone."""
@@ -251,7 +251,7 @@ class Worker:
         if self._connections == self._max_connections:
             self.tell({"k": "spent"})
 
-    # ---- the channel ----
+    # ---- the channel --------------------------------------------------------------
 
     def _transmit(self, data: bytes, fds: list[int]) -> None:
         with self._send_lock:
@@ -393,7 +393,7 @@ class Worker:
         self._socket.close()
         os.close(self._wake)
 
-    # ---- messages ----
+    # ---- messages -----------------------------------------------------------------
 
     def _adopt_running_loop(self) -> bool:
         """Remember the running loop of this thread; whether there is one."""

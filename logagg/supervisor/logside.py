@@ -136,7 +136,7 @@ class LogSide:
             return None
         return connection
 
-    # ---- streams ----
+    # ---- streams ------------------------------------------------------------------
 
     def adopt(self, member: Member) -> None:
         """Hand a new worker's stdout and stderr over."""
@@ -159,7 +159,7 @@ class LogSide:
             self._streams.remove(kept)
             os.close(kept.fd)
 
-    # ---- events ----
+    # ---- events -------------------------------------------------------------------
 
     def event(self, record: dict[str, Any]) -> None:
         """Put a record of ours into the stream; it waits while there is no consumer."""
@@ -184,7 +184,7 @@ class LogSide:
         except ProcessLookupError:
             pass
 
-    # ---- its end ----
+    # ---- its end ------------------------------------------------------------------
 
     def _reap(self) -> None:
         status = self._process.poll()

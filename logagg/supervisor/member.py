@@ -154,7 +154,7 @@ class Member:
     def __repr__(self) -> str:
         return f"<worker slot={self.slot} id={self.id} pid={self.pid} {self.state}>"
 
-    # ---- for programs (safe from any thread) ----
+    # ---- for programs (safe from any thread) --------------------------------------
 
     def send(self, message: Any, sock: socket.socket | None = None) -> Pending[None]:
         """Send a message to the worker.
@@ -215,7 +215,7 @@ class Member:
         self.voluntary = True
         self.signal(signum)
 
-    # ---- for the supervisor ----
+    # ---- for the supervisor -------------------------------------------------------
 
     def answered(self, number: int, outcome: Any) -> None:
         """Settle a request, if it is still open."""

@@ -47,7 +47,7 @@ class Router:
                 os.close(fd)
             fds.clear()
 
-    # ---- states ----
+    # ---- states -------------------------------------------------------------------
 
     def _on_online(self, member: Member, _frame: Frame, _fds: list[int]) -> None:
         member.online = True
@@ -91,7 +91,7 @@ class Router:
         member.crash_count = count
         self._answer(member, frame, {"show": count == 1})
 
-    # ---- messages ----
+    # ---- messages -----------------------------------------------------------------
 
     def _on_ack(self, member: Member, frame: Frame, _fds: list[int]) -> None:
         member.outbox.acknowledged([int(number) for number in frame["ids"]])
@@ -200,7 +200,7 @@ class Router:
         except WireError as error:
             member.tell({**head, "error": str(error)})
 
-    # ---- tasks ----
+    # ---- tasks --------------------------------------------------------------------
 
     def _on_idle(self, member: Member, _frame: Frame, _fds: list[int]) -> None:
         self._run.tasks.idle(member)
@@ -208,7 +208,7 @@ class Router:
     def _on_result(self, member: Member, frame: Frame, _fds: list[int]) -> None:
         self._run.tasks.result(member, frame)
 
-    # ---- ports ----
+    # ---- ports --------------------------------------------------------------------
 
     def _on_bind(self, member: Member, frame: Frame, fds: list[int]) -> None:
         """A worker binds an address: share it with the others."""

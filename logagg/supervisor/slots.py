@@ -180,7 +180,7 @@ class Slots:
         self._report.exited(member, what_next=what_next, again=member.crash_count)
         return delay
 
-    # ---- replacing ----
+    # ---- replacing ----------------------------------------------------------------
 
     async def reload(self) -> int:
         """Replace all workers, one at a time, each fresh one ready first.
@@ -270,7 +270,7 @@ class Slots:
         self._report.say("error", "reload_failed", message, slot=slot.number)
         return ReloadFailed(message, fresh.trace)
 
-    # ---- stopping ----
+    # ---- stopping -----------------------------------------------------------------
 
     async def stop(
         self, member: Member, why: str, timeout: float | None = None

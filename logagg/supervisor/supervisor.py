@@ -128,7 +128,7 @@ class Supervisor:
         )
         self.watcher = Watcher(self)
 
-    # ---- life ----
+    # ---- life ---------------------------------------------------------------------
 
     async def run(self) -> tuple[Status, int]:
         """Supervise until it is over.
@@ -219,7 +219,7 @@ class Supervisor:
         self._status = Status.CONSUMER
         self.stop(message)
 
-    # ---- signals ----
+    # ---- signals ------------------------------------------------------------------
 
     def _signals(self) -> dict[int, Callable[[], None]]:
         return {
@@ -266,7 +266,7 @@ class Supervisor:
                 except ChildProcessError:
                     pass
 
-    # ---- workers ----
+    # ---- workers ------------------------------------------------------------------
 
     def launch(self, number: int) -> Member:
         """Start a worker process for a slot."""
@@ -416,7 +416,7 @@ class Supervisor:
             handover.close(keep_listener=True)
             self.spawn(self.reload())
 
-    # ---- what users ask ----
+    # ---- what users ask -----------------------------------------------------------
 
     async def reload(self) -> int:
         """Replace all workers one at a time. See `Slots.reload`."""
@@ -441,7 +441,7 @@ class Supervisor:
         """Have more or fewer workers; at least one is left."""
         await self.scale(max(len(self.slots.by_number) + difference, 1))
 
-    # ---- events ----
+    # ---- events -------------------------------------------------------------------
 
     def emit(self, event: str, *arguments: Any) -> None:
         """Call the handlers of an event."""

@@ -101,7 +101,7 @@ class TaskQueue:
         self._next = 0
         self._closed = False
 
-    # ---- for callers, any thread ----
+    # ---- for callers, any thread --------------------------------------------------
 
     def submit(
         self,
@@ -152,7 +152,7 @@ class TaskQueue:
         with self._room:
             self._room.wait_for(lambda: self._pending == 0)
 
-    # ---- on the loop ----
+    # ---- on the loop --------------------------------------------------------------
 
     def _queued(self, job: _Job) -> None:
         if self._closed and not job.future.done():

@@ -43,7 +43,9 @@ def free_port() -> int:
 def get(port: int, path: str = "/", timeout: float = 5.0, headers: str = "") -> str:
     """One HTTP request on a connection of its own; the body of the answer."""
     with socket.create_connection(("127.0.0.1", port), timeout=timeout) as sock:
-        request = f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n"
+        request = (
+            f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n"
+        )
         sock.sendall(request.encode())
         data = b""
         while chunk := sock.recv(65536):
@@ -72,7 +74,9 @@ class Run:
         path.write_text(textwrap.dedent(text))
         return path
 
-    def start(self, *words: str | int, sink: bool = True, prefix: tuple[str, ...] = ()) -> Run:
+    def start(
+        self, *words: str | int, sink: bool = True, prefix: tuple[str, ...] = ()
+    ) -> Run:
         """Start `logagg run` with the words, its log in a file."""
         sinks = ["--sink", f"file:{self.log}"] if sink else []
         self.process = subprocess.Popen(
@@ -85,7 +89,9 @@ class Run:
         )
         return self
 
-    def command(self, *words: str | int, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def command(
+        self, *words: str | int, timeout: float = 60.0
+    ) -> subprocess.CompletedProcess[str]:
         """Run another `logagg` command to its end."""
         return subprocess.run(
             [*LOGAGG, *map(str, words)],
@@ -172,7 +178,9 @@ class Run:
 def alive(pid: int) -> bool:
     """Whether a process exists and is no zombie."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return (
+            Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        )
     except OSError:
         return False
 

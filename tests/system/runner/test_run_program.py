@@ -34,7 +34,11 @@ def _by_python(run: Any, *words: str) -> dict[str, Any]:
     env = {**run.env, "PYTHONUNBUFFERED": "1"}
     done = subprocess.run(
         [sys.executable, *words],
-        cwd=run.directory, env=env, capture_output=True, text=True, check=True,
+        cwd=run.directory,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return dict(json.loads(done.stdout.splitlines()[0]))
 
@@ -171,7 +175,9 @@ def test_long_lines_are_whole_or_marked(run: Any) -> None:
     records = run.records(stream="stdout")
     assert [json.loads(r["message"])["n"] for r in records[:1000]] == list(range(1000))
     rest = records[1000:]
-    assert "".join(r["message"] for r in rest) == "a" * 200_000 + "b" * 2_000_000 + "end"
+    assert (
+        "".join(r["message"] for r in rest) == "a" * 200_000 + "b" * 2_000_000 + "end"
+    )
     for record in rest:
         assert record.get("partial") or record["message"][-1] in "abd"
 
@@ -185,7 +191,9 @@ def test_long_lines_are_whole_or_marked(run: Any) -> None:
         ("raise ValueError('boom')", "status 1"),
     ],
 )
-def test_the_death_record_follows_the_last_words(run: Any, how: str, shown: str) -> None:
+def test_the_death_record_follows_the_last_words(
+    run: Any, how: str, shown: str
+) -> None:
     """Five lines and then the death: all five are there, then one record naming it."""
     run.write(
         "app.py",
@@ -202,7 +210,8 @@ def test_the_death_record_follows_the_last_words(run: Any, how: str, shown: str)
     records = run.records()
     lines = [i for i, r in enumerate(records) if r["message"].startswith("line ")]
     deaths = [
-        i for i, r in enumerate(records)
+        i
+        for i, r in enumerate(records)
         if r.get("event") == "worker_exit" and r.get("slot") == 1
     ]
     assert len(lines) == 5
