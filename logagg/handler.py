@@ -210,7 +210,7 @@ class Handler(logging.Handler):
 
     def _add_exception(self, record: logging.LogRecord, fields: dict[str, Any]) -> None:
         info = record.exc_info
-        if info and info[0]:
+        if info and info[0] is not None and info[1] is not None:
             text = None
             formatter = self.formatter
             if (

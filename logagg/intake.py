@@ -41,7 +41,7 @@ STAMP = b"\x00@"
 _STAMP_BYTES = len(STAMP) + 20
 
 
-class Ended(Exception):  # noqa: N818 - a message to the caller, not an error
+class Ended(Exception):
     """The source will give nothing any more; the argument says why."""
 
 
@@ -154,6 +154,8 @@ class Worker:
                 # A segment told of since may stand behind lines that are unread yet.
                 drained = len(chunk) < CHUNK_BYTES and len(self.taken) == known
                 budget -= len(chunk)
+                if not self.lines and not drained:
+                    continue  # a long line goes on: nothing behind it is next
             if self.segments:
                 budget -= CHUNK_BYTES
                 found += self._merged()

@@ -175,5 +175,6 @@ def seq_of(line: bytes) -> int:
     start = line.find(b'"seq":', LEVEL_START, 400) + 6
     if start < 6:
         return -1
-    digits = line[start : line.find(b",", start, start + 21)]
-    return int(digits) if digits.isdigit() else -1
+    end = line.find(b",", start, start + 21)
+    digits = line[start:end]
+    return int(digits) if end > start and digits.isdigit() else -1

@@ -27,7 +27,7 @@ PROVEN_UPTIME = 10.0
 """A worker that never says that it is ready, and lived so long, could start."""
 
 
-class ReloadFailed(LogaggError, RuntimeError):  # noqa: N818  as its siblings
+class ReloadFailed(LogaggError, RuntimeError):
     """A fresh worker did not become ready; the old ones serve on.
 
     Attributes:
@@ -217,7 +217,7 @@ class Slots:
             slot.backoff.reset()
             slot.wake.set()
             while slot.worker is None and slot.task and not slot.task.done():
-                await asyncio.sleep(0.01)  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
             fresh = slot.worker
             if fresh is None:
                 raise ReloadFailed(f"slot {slot.number} has ended")

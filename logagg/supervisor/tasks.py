@@ -25,7 +25,7 @@ __all__ = ["TaskFailed", "TaskQueue"]
 CANCEL_GRACE = 5.0
 
 
-class TaskFailed(LogaggError, RuntimeError):  # noqa: N818  as its siblings
+class TaskFailed(LogaggError, RuntimeError):
     """A task raised, or returned what JSON cannot carry.
 
     Attributes:
