@@ -22,6 +22,7 @@ from logagg.errors import ConfigError
 __all__ = [
     "MAX_SOCKET_PATH",
     "check_private",
+    "forget_spool_dir",
     "identifier_of",
     "identity",
     "listening",
@@ -76,6 +77,14 @@ def spool_dir(identifier: str, *, create: bool = True) -> str:
         return _private(os.path.join(path, identifier))
     except OSError:
         return _private(os.path.join(runtime_dir(), f"{identifier}.spool"))
+
+
+def forget_spool_dir(identifier: str) -> None:
+    """Remove the spool directory of an address if nothing is in it."""
+    try:
+        os.rmdir(spool_dir(identifier, create=False))
+    except OSError:
+        pass
 
 
 def _private(path: str) -> str:

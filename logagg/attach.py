@@ -46,6 +46,7 @@ from typing import Any
 from logagg import launch, wire
 from logagg.address import identifier_of
 from logagg.channel import Control, Pipe, standard_streams
+from logagg.clock import measure_offset
 from logagg.kept import Kept
 from logagg.spool import Parking
 
@@ -369,12 +370,7 @@ class Attachment:
         except (OSError, ValueError) as error:
             self._fail(error)
             return
-        if offset is not None:
-            self._offset, self._switch = offset
-        elif not self._offset:
-            from logagg.clock import measure_offset
-
-            self._offset = measure_offset()
+        self._offset, self._switch = offset or (measure_offset(), None)
         self._follow_switch()
         self._write = self._pipe.write
         self._direct = not self._is_parking() and not self._torn
@@ -411,6 +407,7 @@ class Attachment:
             "pid": os.getpid(),
             "process": process.current_process().name if process else "MainProcess",
             "worker": self.worker,
+            "supervised": self.worker == os.environ.get("LOGAGG_SLOT"),
             "stream": self._stream,
             "sinks": self._sinks,
             "acknowledged": self._acknowledged,
@@ -436,6 +433,8 @@ class Attachment:
 
     def _fail(self, error: Exception) -> None:
         """Nobody could be reached: park records, try again later, ever more seldom."""
+        if not self._offset:
+            self._offset = measure_offset()
         self._hang_up()
         self._back_off()
         self._complain(f"no consumer at {self.path}, records are spooled: {error}")

@@ -91,6 +91,7 @@ class Consumer:
         self._last_cycle = 0
         self._step_check = 0
         self._told_step = 0
+        self._gathering: asyncio.Task[None] | None = None
         self._switch: tuple[int, int] | None = None
         self._stop_at = 0.0
         self._leftovers_at = RESTART_HOLD if self._restarted else 0.0
@@ -119,6 +120,7 @@ class Consumer:
         self._offer(self.merger.release(self.now_ns(), all_ended=True))
         left = await self.fanout.close(CLOSE_GRACE)
         self.reception.serve_viewers()
+        address.forget_spool_dir(self.identifier)
         return 1 if left else 0
 
     async def _serve(self) -> None:
@@ -205,10 +207,11 @@ class Consumer:
         if strangers:
             self._refuse_lines(strangers)
         age = (clock_gettime_ns(CLOCK_MONOTONIC) - self._started_ns) / 1e9
-        if age >= self._leftovers_at:
+        if age >= self._leftovers_at and self.fanout.lanes:
             self._leftovers_at = float("inf")
             self._take_leftovers()
-        if not self._restarted or age > RESTART_HOLD or self._stop_at:
+        held = self._gathering or (self._restarted and age < RESTART_HOLD)
+        if not held or self._stop_at:
             self._offer(self.merger.release(now, all_ended=self._all_wait()))
         self._collect_marks()
         self._tell_workers()
@@ -323,11 +326,13 @@ class Consumer:
         leftovers = Leftovers.find(self.identifier, present)
         if leftovers is not None:
             self._suspects.update(map(wire.identity, leftovers.lines()))
-            asyncio.ensure_future(self._read_leftovers(leftovers))  # noqa: RUF006
+            self._gathering = asyncio.create_task(self._read_leftovers(leftovers))
 
     async def _read_leftovers(self, leftovers: Leftovers) -> None:
         await self.fanout.recall(leftovers.first_key())
         self.register(leftovers)
+        self._gathering = None
+        self.wake()
 
     def _ended(self, source: Worker | Stream | Leftovers, why: str) -> None:
         if isinstance(source, Worker) and source.claim_orphans(self.identifier):

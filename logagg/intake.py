@@ -87,6 +87,7 @@ class Worker:
     Attributes:
         name: Its slot or pid, as its lines say.
         pid: Its pid by its own word; `peer` is the kernel's.
+        supervised: Whether the supervisor will say how it ended.
         sequence: The order and the counters of its lines.
         released: (key, seq) marks of chunks that the merger has not released yet.
         safe: The seq up to which it was acknowledged.
@@ -108,6 +109,7 @@ class Worker:
         self.process = str(hello.get("process", ""))
         if not self.name.isprintable() or '"' in self.name or len(self.name) > 64:
             raise ValueError("a worker's name must be plain text")
+        self.supervised = hello.get("supervised") is True
         self.stream = str(hello["stream"])
         self.attached_at = clock_gettime_ns(CLOCK_MONOTONIC)
         self.sequence = Sequence(int(hello.get("acknowledged", 0)) + 1)
@@ -322,7 +324,8 @@ class Worker:
         sequence = self.sequence
         return {
             "records": sequence.admitted,
-            "lost": sequence.lost,
+            # A dropped record leaves a hole in the seqs too; it is counted once.
+            "lost": max(sequence.lost - self.reported_dropped, 0),
             "dropped": self.reported_dropped,
             "damaged": sequence.damaged,
             "duplicates": sequence.duplicates,

@@ -46,6 +46,7 @@ class Reporter:
         self._told_late = 0
         self._look_at = 0
         self._late_at = 0
+        self._counted: dict[int, dict[str, int]] = {}
         self._waiting: list[tuple[int, int, dict[str, Any]]] = []
 
     def event(self, message: str, details: dict[str, Any]) -> None:
@@ -98,11 +99,16 @@ class Reporter:
             pid, deadline_ns, details = each
             if pid not in present or now_ns > deadline_ns:
                 self._waiting.remove(each)
+                details |= self._counted.pop(pid, {})
                 self.event(str(details.get("message", "")), details)
 
-    def _tell_losses(self, worker: Worker) -> None:
+    def _tell_losses(self, worker: Worker, *, final: bool = False) -> None:
         now = worker.losses()
         told = self._told.setdefault(worker.stream, {})
+        if not final:
+            # A hole may be explained yet, by a count of drops that is under way.
+            before, told["seen"] = told.get("seen", 0), now["lost"]
+            now["lost"] = min(now["lost"], before)
         for kind, text in _TEXTS.items():
             number = now[kind] - told.get(kind, 0)
             if number > 0:
@@ -119,12 +125,16 @@ class Reporter:
 
     def ended(self, worker: Worker, why: str) -> None:
         """Tell how a worker ended, and what it had lost."""
-        self._tell_losses(worker)
+        self._tell_losses(worker, final=True)
         self._told.pop(worker.stream, None)
         self.exits += 1
         losses = worker.losses()
         for kind, number in losses.items():
             self.totals[kind] = self.totals.get(kind, 0) + number
+        last_seq = worker.sequence.expected - 1
+        if worker.supervised:  # its one record comes from the supervisor, who knows why
+            self._counted[worker.pid] = {"last_seq": last_seq, **losses}
+            return
         if not losses["records"] and not losses["lost"]:
             return
         how = "ended" if worker.goodbye else f"ended without goodbye ({why})"
@@ -136,7 +146,7 @@ class Reporter:
                 "of_worker": worker.name,
                 "of_pid": worker.pid,
                 "goodbye": worker.goodbye,
-                "last_seq": worker.sequence.expected - 1,
+                "last_seq": last_seq,
                 **losses,
             },
         )
