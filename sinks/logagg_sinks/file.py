@@ -256,6 +256,7 @@ class FileSink(Sink):
             backups=options.backups,
             max_age=options.max_age,
             max_total_bytes=options.max_total_bytes,
+            reserve=options.max_bytes,
         )
         return LogFile(
             appender,
