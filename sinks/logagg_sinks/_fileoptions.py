@@ -7,7 +7,7 @@ import grp
 import pwd
 import re
 
-from logagg_sinks._compress import Compression
+from logagg_sinks._archive import Compression
 from logagg_sinks._naming import PathTemplate
 from logagg_sinks._options import Duration, Mode, Options, Size
 from logagg_sinks._place import Ownership

@@ -22,7 +22,7 @@ import stat
 import threading
 from collections.abc import Callable
 
-from logagg_sinks._compress import Compression, compress
+from logagg_sinks._archive import Compression, compress
 from logagg_sinks._place import Place
 from logagg_sinks._rotation import Backup, Names, Piece, doomed, suffix
 

@@ -29,7 +29,7 @@ from logagg.abc import Batch, Sink
 from logagg.errors import ConfigError, SinkUnavailable
 from logagg.sinks import SinkURL
 from logagg_sinks._appender import Appender
-from logagg_sinks._compress import require
+from logagg_sinks._archive import require
 from logagg_sinks._fileoptions import FileOptions, Format
 from logagg_sinks._keeper import Keeper
 from logagg_sinks._lane import Lane
