@@ -25,7 +25,7 @@ from logagg.view.color import wants_color
 from logagg.view.segments import Segment, inline, paint
 
 
-class ReaderGone(BrokenPipeError):  # noqa: N818  # a state, as ConsumerGone
+class ReaderGone(BrokenPipeError):  # a state, as ConsumerGone
     """Nobody reads our output any more."""
 
 

@@ -24,7 +24,7 @@ import pytest
 from logagg.view.times import wire_time
 
 BASE = 1_795_568_351_000_000_000
-RUN = "from logagg.view.commands import {0}; {0}()"
+RUN = "from logagg.cli import main; main()"
 MILLION = 1_000_000
 
 
@@ -50,7 +50,7 @@ def write(path: Path, numbers: range, **fields: Any) -> None:
 
 def command(*arguments: object, name: str = "tail") -> list[str]:
     """The command line that runs a viewer's command."""
-    return [sys.executable, "-c", RUN.format(name), *map(str, arguments)]
+    return [sys.executable, "-c", RUN, name, *map(str, arguments)]
 
 
 def tail(*arguments: object, status: int = 0, stdin: bytes = b"") -> bytes:
@@ -520,13 +520,22 @@ def test_a_million_lines_need_bounded_memory(tmp_path: Path, extra: list[str]) -
         block = b"".join(line(n, level="info") for n in range(10_000))
         for _ in range(100):
             file.write(block)
-    program = RUN.format("tail").replace("tail()", "tail(standalone_mode=False)")
-    program += (
-        "\nimport resource, sys; "
+    program = (
+        "import resource, sys\nfrom logagg.cli import main\nmain(standalone_mode=False)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, "--file", log, "--no-follow", "-q", *extra],
+        [
+            sys.executable,
+            "-c",
+            program,
+            "tail",
+            "--file",
+            log,
+            "--no-follow",
+            "-q",
+            *extra,
+        ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         timeout=55,
