@@ -45,7 +45,7 @@ which   -n, --lines N|all   how many past ones (10; all with -S, --after or -)
         -w, --worker W      number, process name or pid      --logger NAME
         -g, --grep RE       in message or traceback; -v, --exclude RE: none of it
         -i, --ignore-case   --fixed (plain text); small letters match both anyway
-        -A/-B/-C N          lines after, before, around; --socket PATH, --file PATH
+        -A, -B, -C N        lines after, before, around; --socket PATH, --file PATH
 how     -o, --format F      pretty plain json logfmt message full; --json; --raw
         --fields a,b        --hide a,b|*    --full (never cut)    -H, --highlight RE
         --time F            clock full iso delta epoch none; --utc
