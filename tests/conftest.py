@@ -276,12 +276,15 @@ def shared(_shared: Shared, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shared]
 def log(
     shared: Shared, request: pytest.FixtureRequest
 ) -> Iterator[tuple[logging.Logger, Any]]:
-    """A logger of the test's own with a `logagg.Handler`, and that handler."""
+    """A logger with a `logagg.Handler`, and that handler.
+
+    The logger has a hierarchy of its own: pytest puts handlers on the common one.
+    """
     import logagg
 
     handler = logagg.Handler()
-    logger = logging.getLogger(f"test.{request.node.name}")
-    logger.propagate = False
+    root = logging.RootLogger(logging.WARNING)
+    logger = logging.Manager(root).getLogger(f"test.{request.node.name}")
     logger.setLevel(1)
     logger.addHandler(handler)
     yield logger, handler

@@ -136,7 +136,9 @@ def test_the_clock_offset_is_read_back_as_it_was_written(tmp_path):
     """All processes of a consumer learn the same offset."""
     path = str(tmp_path / "s.sock")
     assert launch.read_offset(path) is None
-    for offset in (1_795_568_400_123_456_789, -5, 0):
-        with launch.election(path, 1.0) as lock:
-            launch.write_offset(lock, offset)
-        assert launch.read_offset(path) == offset
+    with launch.election(path, 1.0):
+        for offset in (1_795_568_400_123_456_789, -5, 0):
+            launch.write_offset(path, offset)
+            assert launch.read_offset(path) == (offset, None)
+        launch.write_offset(path, 7, (123, -8))
+        assert launch.read_offset(path) == (7, (123, -8))
