@@ -21,7 +21,6 @@ import enum
 import functools
 import math
 import re
-import shlex
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -33,7 +32,6 @@ import msgspec
 from logagg.errors import ConfigError
 
 __all__ = [
-    "SHELL_WORDS",
     "Duration",
     "Level",
     "Mode",
@@ -191,21 +189,6 @@ Level = Annotated[int, _Text(level, _level_text)]
 
 Mode = Annotated[int, _Text(_mode, lambda value: f"{value:04o}")]
 """Permission bits of a file, written in octal."""
-
-
-def _words(text: str) -> tuple[str, ...]:
-    """Split at spaces outside quotes; the quotes stay, they mean something inside."""
-    lexer = shlex.shlex(text, posix=False, punctuation_chars=False)
-    lexer.whitespace_split = True
-    lexer.commenters = ""
-    try:
-        return tuple(lexer)
-    except ValueError:
-        raise ValueError("expressions whose quotes are closed") from None
-
-
-SHELL_WORDS = _Text(_words, " ".join)
-"""Marks a `tuple[str, ...]` whose text is separated by spaces outside quotes."""
 
 
 def _boolean(text: str) -> bool:

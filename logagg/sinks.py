@@ -17,14 +17,14 @@ import importlib
 import importlib.metadata
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
 from logagg.abc import Policy, Sink
 from logagg.errors import ConfigError
-from logagg.options import SHELL_WORDS, Duration, Level, Size, convert, make, query
+from logagg.options import Duration, Level, Size, convert, make, query
 
 if TYPE_CHECKING:
     from logagg_sinks.file import FileSink
@@ -57,8 +57,8 @@ class Common(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     Attributes:
         level: Records below this level do not reach the sink.
-        match: Filter expressions; a record must satisfy all of them. In a URL they
-            stand in one value, separated by spaces, quoted as in a shell.
+        match: A filter in the grammar of `logagg tail`, one or several terms separated
+            by spaces; a record must satisfy all of them.
         fields: Only these extra fields are kept (the fixed ones always are).
         drop: These fields are left out.
         redact: Names of fields whose values are replaced by `[redacted]`, besides the
@@ -73,7 +73,7 @@ class Common(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """
 
     level: Level = 0
-    match: Annotated[tuple[str, ...], SHELL_WORDS] = ()
+    match: str = ""
     fields: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
     redact: tuple[str, ...] = ()

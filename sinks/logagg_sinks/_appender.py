@@ -1,0 +1,265 @@
+"""One file that whole lines are appended to, without ever leaving half of one.
+
+Theory of operation
+-------------------
+There is one writer, so the file's length is known: `size` is how much of it is good,
+and `size` only grows when a write has gone in completely. From that follow:
+
+- A write that fails in the middle (disk full, size limit, I/O error) is taken back by
+  cutting the file to `size`. When even that fails, `dirty` stays set and it is done
+  before anything else is written.
+- A file that another program truncated (`copytruncate`) is shorter than `size`; then
+  nothing is cut. O_APPEND writes at the new end, so no hole of NULs appears.
+- Once a second the name is compared with the open file. When the file was moved away,
+  the name is opened anew; when it was deleted, what was written since the last look
+  is carried over into the new file, so nothing is lost with it.
+- A torn last line (its writer was killed) is mended at opening: see `_tail`.
+
+Everything here blocks; it runs in the sink's own thread, except `write`, which aiofiles
+runs there.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import aiofiles.threadpool
+from aiofiles.threadpool.binary import AsyncFileIO
+
+from logagg_sinks import _tail
+from logagg_sinks._lane import Lane
+from logagg_sinks._place import Opened, Ownership, Place
+
+__all__ = ["Appender"]
+
+LOOK_INTERVAL = 1.0
+"""Seconds between two looks whether the name still leads to the open file."""
+
+log = logging.getLogger("logagg.file")
+
+
+class Appender:
+    """A file opened for appending lines.
+
+    Args:
+        path: Where it is.
+        lane: The thread that everything runs in.
+        ownership: What a new file gets.
+        json: The lines are JSON, so a torn one can be told from a whole one.
+        below: How many of the path's last directories were made from templates.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        lane: Lane,
+        *,
+        ownership: Ownership,
+        json: bool = True,
+        below: int = 0,
+    ) -> None:
+        self.path = path
+        self.name = path.name
+        self.size = 0
+        self.dirty = False
+        self.regular = True
+        self.place: Place | None = None
+        self._lane = lane
+        self._ownership = ownership
+        self._json = json
+        self._below = below
+        self._handle: AsyncFileIO | None = None
+        self._raw: io.FileIO | None = None
+        self._fd = -1
+        self._looked = 0.0  # when the name was last compared with the file
+        self._safe = 0  # the size at that moment
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is open."""
+        return self._handle is not None
+
+    @property
+    def due(self) -> bool:
+        """Whether `look` has something to do."""
+        return self.dirty or time.monotonic() - self._looked >= LOOK_INTERVAL
+
+    def open(self, ownership: Ownership | None = None) -> None:
+        """Open the file, or make it; mend a torn last line.
+
+        Raises:
+            ConfigError: It is not a file that it is safe to write to.
+            OSError: It cannot be opened now.
+        """
+        if self.place is None:
+            parts = self.path.parent.parts
+            at = len(parts) - self._below
+            self.place = Place(Path(*parts[:at]), parts[at:])
+        opened = self.place.open(self.name, ownership or self._ownership)
+        self._adopt(opened)
+        if opened.created:
+            self.place.sync()
+        elif self.regular and self.size:
+            self._mend()
+        self._looked, self._safe = time.monotonic(), self.size
+
+    def _adopt(self, opened: Opened) -> None:
+        raw = io.FileIO(opened.fd, "ab", closefd=True)
+        self._raw = raw
+        self._handle = aiofiles.threadpool.wrap(raw, executor=self._lane)
+        self._fd = opened.fd
+        self.regular = opened.regular
+        self.size = opened.status.st_size if opened.regular else 0
+        self.dirty = False
+
+    def _mend(self) -> None:
+        keep, extra = _tail.mend(self._fd, self.size, json=self._json)
+        if keep < self.size:
+            log.warning(
+                "%s ended in half a record (%d bytes): kept as a record of its own",
+                self.path,
+                self.size - keep,
+            )
+            os.ftruncate(self._fd, keep)
+        self.size = keep
+        if extra:
+            self._append(extra)
+
+    def _append(self, data: bytes) -> None:
+        """Write all of it from this thread; on failure nothing of it stays."""
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._fd, view) :]
+        except BaseException:
+            self.dirty = True
+            self.settle()
+            raise
+        self.size += len(data)
+
+    async def write(self, data: bytes, start: int, end: int) -> None:
+        """Append `data[start:end]`, whole lines.
+
+        Loss: when it raises nothing of them is in the file, or `dirty` is set and
+        `settle` takes it out before the next write.
+
+        Raises:
+            OSError: The system refused it.
+        """
+        handle = self._handle
+        assert handle is not None
+        rest = memoryview(data)[start:end]
+        self.dirty = True  # until all of it is in: a cancelled call may have begun
+        while rest:
+            written = await handle.write(rest)
+            rest = rest[written:]
+        self.dirty = False
+        self.size += end - start
+
+    def settle(self, *, keep_lines: bool = False) -> None:
+        """Take out what a failed or cancelled write left.
+
+        Args:
+            keep_lines: Take out only the torn line at the end.
+
+        Raises:
+            OSError: Cutting the file was refused too; `dirty` stays set.
+        """
+        if not self.dirty:
+            return
+        if self.regular and self._fd != -1:
+            actual = os.fstat(self._fd).st_size
+            good = self.size
+            if keep_lines and actual > good:
+                good = _tail.last_line_end(self._fd, good, actual)
+            if actual > good:
+                os.ftruncate(self._fd, good)
+            self.size = min(actual, good)
+        self.dirty = False
+
+    def look(self) -> None:
+        """Settle, and follow the name when the file was moved, deleted or truncated.
+
+        Raises:
+            ConfigError: What the name leads to now is not safe to write to.
+            OSError: It cannot be opened now.
+        """
+        if self._handle is None:
+            self.open()
+            return
+        self.settle()
+        if not self.regular:
+            self._looked = time.monotonic()
+            return
+        assert self.place is not None
+        mine = os.fstat(self._fd)
+        self.size = mine.st_size  # copytruncate, or nothing new
+        there = None if self.place.moved() else self.place.status(self.name)
+        if there is None or not os.path.samestat(mine, there):
+            self.reopen()
+        self._looked, self._safe = time.monotonic(), self.size
+
+    def reopen(self) -> None:
+        """Open the name anew, whatever it leads to now.
+
+        When the old file has no name any more, what it got since the last look is
+        carried over.
+        """
+        carried = b""
+        if self._handle is not None and self.regular:
+            self.settle()
+            mine = os.fstat(self._fd)
+            if mine.st_nlink == 0 and mine.st_size > self._safe:
+                carried = _read(self._fd, self._safe, mine.st_size)
+        self.close()
+        self.open()
+        if carried:
+            self._append(carried)
+
+    def rotate(self, rename: Callable[[Place, str], None]) -> None:
+        """Let `rename` move the file out of the way, then start a new one."""
+        assert self.place is not None
+        self.settle()
+        before = os.fstat(self._fd)
+        rename(self.place, self.name)
+        place, self.place = self.place, None
+        self.close()
+        self.place = place
+        self.open(_like(before, self._ownership))
+
+    def close(self) -> None:
+        """Close the file; whole lines stay. May be called twice."""
+        if self._handle is not None:
+            try:
+                self.settle(keep_lines=True)
+            except OSError as error:
+                log.warning("%s may end in half a record: %s", self.path, error)
+            raw, self._raw, self._handle, self._fd = self._raw, None, None, -1
+            if raw is not None:
+                raw.close()
+        if self.place is not None:
+            self.place.close()
+            self.place = None
+
+
+def _like(status: os.stat_result, ownership: Ownership) -> Ownership:
+    """A new file in a row looks like the one before it."""
+    uid = status.st_uid if status.st_uid != os.geteuid() else ownership.uid
+    gid = status.st_gid if status.st_gid != os.getegid() else ownership.gid
+    return Ownership(status.st_mode & 0o777, uid, gid)
+
+
+def _read(fd: int, start: int, end: int) -> bytes:
+    parts = []
+    while start < end:
+        part = os.pread(fd, end - start, start)
+        if not part:
+            break
+        parts.append(part)
+        start += len(part)
+    return b"".join(parts)
