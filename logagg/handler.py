@@ -318,7 +318,7 @@ def _urls(
         path = _checked(os.fspath(filename))
         options = []
         for name, value in (("maxBytes", max_bytes), ("backupCount", backups)):
-            if not isinstance(value, int) or value < 0:
+            if value < 0 or int(value) != value:
                 raise ConfigError(f"{name}={value!r}: expected a number from 0 on")
         if max_bytes:
             options.append(f"max_bytes={int(max_bytes)}")
