@@ -67,6 +67,7 @@ KEEP_BYTES = 16 * 1024 * 1024
 _LOOK_BYTES = KEEP_BYTES // 4
 RETRY_NS = 500_000_000
 MAX_RETRY_NS = 30_000_000_000
+MAX_THREADS = 1000
 COMPLAIN_NS = 10_000_000_000
 _SECOND = 1_000_000_000
 
@@ -128,7 +129,7 @@ class Attachment:
 
     def _reset(self) -> None:
         """Begin anew: at the start, after close, in a forked child."""
-        pid = os.getpid()
+        pid = self._pid = os.getpid()
         self.worker = _worker_name(pid)
         self._stream = f"{pid}-{clock_gettime_ns(CLOCK_MONOTONIC):x}"
         self._heads = _Heads(self.worker)
@@ -300,6 +301,11 @@ class Attachment:
     def _look(self, now: int) -> None:
         """Read what the consumer said; notice that it is gone; keep memory bounded."""
         self._look_at = now + LOOK_NS
+        if self._pid != os.getpid():  # a fork hook of someone's logs before ours ran
+            self._begin_anew()
+            self._busy = True
+        if len(self.recent) > MAX_THREADS:
+            self.recent.clear()
         if self._control is None:
             if now >= self._retry_at and not self._is_parking():
                 self._attach()
@@ -559,6 +565,7 @@ class Attachment:
         deadline = clock_gettime_ns(CLOCK_MONOTONIC) + int(timeout * _SECOND)
         target = self.seq
         asked: Control | None = None
+        self._retry_at = 0  # whoever waits for the consumer may as well look for it
         while self._flushed < target:
             with self.lock:
                 if self._busy:
@@ -566,19 +573,23 @@ class Attachment:
                 self._busy = True
                 try:
                     asked = self._ask_flush(target, asked)
+                    parked = self._control is None and self._is_all_parked()
                 finally:
                     self._busy = False
                     if self._queued:
                         self._send_queued()
                 control = self._control
             left = (deadline - clock_gettime_ns(CLOCK_MONOTONIC)) / _SECOND
-            if self._flushed >= target or left <= 0:
+            if self._flushed >= target or left <= 0 or parked:
                 break
             if control is not None and self._direct:
                 control.wait(min(left, 0.2))
             else:
                 _pause(min(left, 0.02))
         return self._flushed >= target
+
+    def _is_all_parked(self) -> bool:
+        return not self._kept and not self._older.size_bytes
 
     def _ask_flush(self, target: int, asked: Control | None) -> Control | None:
         """One step of a flush; returns the connection on which it was asked for."""
@@ -635,6 +646,14 @@ class Attachment:
     def forked(self) -> None:
         """In a forked child: close what is the parent's and begin anew."""
         self.lock._at_fork_reinit()  # type: ignore[attr-defined] # as logging does
+        if self._pid != os.getpid():
+            self._begin_anew()
+
+    def before_fork(self) -> None:
+        """See to it that a child looks who it is before it writes anything."""
+        self._look_at = 0
+
+    def _begin_anew(self) -> None:
         try:
             self._release()
             if self._parking is not None:
@@ -690,10 +709,15 @@ def _forked() -> None:
         each.forked()
 
 
+def _before_fork() -> None:
+    for each in list(_attachments.values()):
+        each.before_fork()
+
+
 def _close_all() -> None:
     for each in list(_attachments.values()):
         each.close(CLOSE_TIMEOUT)
 
 
-os.register_at_fork(after_in_child=_forked)
+os.register_at_fork(before=_before_fork, after_in_child=_forked)
 atexit.register(_close_all)

@@ -55,7 +55,7 @@ CYCLE = 0.005
 BUDGET_BYTES = 16 * 1024 * 1024
 IDLE_CYCLES = 10
 IDLE_WAIT = 0.25
-LINGER = 0.5
+LINGER = float(os.environ.get("LOGAGG_LINGER") or 0.5)
 FIRST_WAIT = 10.0
 STOP_GRACE = 5.0
 CLOSE_GRACE = 10.0
@@ -91,6 +91,7 @@ class Consumer:
         self._suspects: set[bytes] = set()
         self._marks: deque[tuple[int, list[tuple[Worker, int]]]] = deque()
         self._last_cycle = 0
+        self._last_look = 0
         self._step_check = 0
         self._told_step = 0
         self._gathering: asyncio.Task[None] | None = None
@@ -191,7 +192,8 @@ class Consumer:
     def register(self, source: Worker | Stream | Leftovers) -> None:
         """Read this source from the next cycle on."""
         if isinstance(source, Worker):
-            source.hold_key = wire.sort_key(self.now_ns() - self.merger.window_ns)
+            # It came after the last look at the door, hence so did its first record.
+            source.hold_key = wire.sort_key(self._last_look)
         self.sources[source.pipe] = source
         self._poll.register(source.pipe, select.POLLIN)
         self.wake()
@@ -201,7 +203,17 @@ class Consumer:
         now = self.now_ns()
         if now > self._step_check or self._switch is not None:
             self._watch_clock()
-        moved = 0 if self.fanout.blocked else self._read(now)
+        if self.fanout.blocked:
+            # Nothing was read, so nothing can be known to be final.
+            self._collect_marks()
+            self._tell_workers()
+            return 0
+        moved = self._read(now)
+        self.reception.look()
+        for source in self.sources.values():
+            if isinstance(source, Worker) and not source.ready:
+                self.merger.hold(source.hold_key)
+        self._last_look = now
         if failpoints.ACTIVE and moved:
             failpoints.hit("after_read")
         self._last_cycle = now
@@ -232,7 +244,6 @@ class Consumer:
         for pipe in ready:
             source = self.sources[pipe]
             if isinstance(source, Worker) and not source.ready:
-                self.merger.hold(source.hold_key)
                 continue
             try:
                 if isinstance(source, Stream):

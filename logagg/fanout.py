@@ -42,6 +42,8 @@ FIRST_RETRY = 0.1
 LAST_RETRY = 5.0
 ALARM_INTERVAL = 10.0
 
+_SMALL_TALK = b'debug","worker":"consumer"'
+
 Alarm = Callable[[str, dict[str, Any]], None]
 
 
@@ -74,6 +76,7 @@ class Lane:
         self.recalled: frozenset[bytes] = frozenset()
         self.queued_records = 0
         self.queued_bytes = 0
+        self._for_people = built.sink.scheme in ("stdout", "stderr")
         self._alarm = alarm
         self._finished = finished
         self._alarm_at = 0.0
@@ -120,7 +123,11 @@ class Lane:
             self.duplicates += len(known)
             lines = [line for line in batch.lines if identity(line) not in known]
             batch = batch.select(lines)
-        chosen = batch.select(select_level(batch.lines, self.common.level))
+        lines = select_level(batch.lines, self.common.level)
+        if self._for_people:
+            # That a worker ended well is no news on a terminal.
+            lines = [line for line in lines if not line.startswith(_SMALL_TALK, 55)]
+        chosen = batch.select(lines)
         if not len(chosen):
             self._append(number, None)
             return

@@ -107,7 +107,8 @@ class Handler(logging.Handler):
         super().__init__(level)
 
     def createLock(self) -> None:  # noqa: N802 - logging's name
-        """Use the attachment's lock, which knows how to be forked."""
+        """Use the attachment's lock; logging resets it in a forked child, as ours."""
+        super().createLock()
         self.lock = self._attachment.lock
 
     def setFormatter(self, fmt: logging.Formatter | None) -> None:  # noqa: N802

@@ -192,6 +192,7 @@ class Worker:
             return b""
         if not chunk:
             self._at_end = True
+            self.hear()
             return b""
         self.bytes_read += len(chunk)
         lines = self.sequence.split(chunk)
@@ -222,7 +223,7 @@ class Worker:
         first = seq_of(way.lines[0])
         if first > sequence.expected:
             sequence.skip_to(first)
-        chosen, way.lines = sequence.admit(way.lines)
+        chosen, way.lines = sequence.admit(way.lines, pipe=way is self)
         return chosen
 
     @property

@@ -100,6 +100,14 @@ class Reception:
             return anyway
         return True
 
+    def look(self) -> None:
+        """Let in whoever waits at the door. Called in every cycle, behind the reading.
+
+        A worker's connection is older than what it writes. So when a line was read that
+        another worker's line caused, that worker is known by the time of the release.
+        """
+        self._accept()
+
     def _accept(self) -> None:
         while True:
             try:
