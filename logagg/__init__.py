@@ -8,9 +8,11 @@ Names are loaded when they are first used, so that `import logagg` costs next to
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False  # the name that type checkers know; typing is not loaded for it
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from logagg.handler import Handler as Handler
     from logagg.start import start as start
 
