@@ -233,6 +233,27 @@ def test_a_killed_consumer_is_survived_without_loss_or_repeat(
             assert viewer.numbers() == [*range(last + 1)]
 
 
+def test_the_past_beyond_the_ring_comes_from_the_file(
+    tmp_path: Path, runtime: Path
+) -> None:
+    """More than the consumer holds is read from its files, and joined without a seam."""
+    target = tmp_path / "app.log"
+    burst = (
+        "import logging, sys, logagg\n"
+        "logging.basicConfig(handlers=[logagg.Handler(sys.argv[1])], level='INFO')\n"
+        "for n in range(1, 30_001): logging.info('x' * 500, extra={'n': n})\n"
+    )
+    with worker(target) as app:
+        log(app, 0)
+        subprocess.run([sys.executable, "-c", burst, target], timeout=50, check=True)
+        with tailing("-n", "all", "-S", "1h", "n?") as viewer:
+            viewer.read_until(lambda: viewer.output.endswith(b"\n"))
+            log(app, 30_001)
+            viewer.read_until(lambda: b'"n":30001,' in viewer.output[-4000:], 30)
+
+            assert sorted(viewer.numbers()) == [*range(30_002)]
+
+
 def test_without_a_consumer_it_waits_or_says_so(tmp_path: Path, runtime: Path) -> None:
     """Following waits for the first one; everything else is status 3."""
     done = subprocess.run(
