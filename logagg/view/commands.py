@@ -92,7 +92,7 @@ Watch workers and sinks: records and bytes a second, queues, losses, restarts.
   --once             print once and end
   --color WHEN       auto, always or never
 
-Ctrl-C ends it. Exit status: 0, or 3 when no consumer answers.
+Ctrl-C or q ends it. Exit status: 0, or 3 when no consumer answers.
 
   logagg top
   logagg top --once

@@ -351,3 +351,88 @@ def test_stats_and_top_read_the_running_consumer(tmp_path: Path, runtime: Path) 
         assert orjson.loads(stats.stdout)["by"]["level"]["error"] == 3
         assert str(app.process.pid) in top.stdout.decode()
         assert "file:" in top.stdout.decode()
+
+
+def test_top_shows_rates_on_a_terminal_and_ends_with_q(
+    tmp_path: Path, runtime: Path
+) -> None:
+    """A screen that stays put, with the consumer's numbers in it."""
+    import pty
+
+    with worker(tmp_path / "app.log") as app:
+        for number in range(7):
+            log(app, number)
+        settled(tmp_path / "app.log", 7)
+        pid, terminal = pty.fork()
+        if not pid:
+            os.environ["TERM"] = "xterm-256color"
+            os.environ["COLUMNS"], os.environ["LINES"] = "150", "30"
+            os.execv(MAIN[0], [*MAIN, "top", "--interval", "100ms"])
+        output = b""
+        deadline = time.monotonic() + 15
+        while b"written/s" not in output or str(app.process.pid).encode() not in output:
+            assert time.monotonic() < deadline, output[-2000:]
+            if select.select([terminal], [], [], 0.1)[0]:
+                output += os.read(terminal, 1 << 16)
+        os.write(terminal, b"q")
+        while select.select([terminal], [], [], 5)[0]:
+            try:
+                output += os.read(terminal, 1 << 16)
+            except OSError:
+                break
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        os.close(terminal)
+        assert b"\x1b[?25h" in output[-20:]  # the cursor is shown again
+
+
+APP = """
+import itertools, logging, os, time
+log = logging.getLogger("app")
+logging.getLogger().setLevel("DEBUG")
+slot = os.environ["LOGAGG_SLOT"]
+for n in itertools.count():
+    log.warning("X marks slot %s", slot, extra={"n": n, "own": os.getpid()})
+    log.warning("something else")
+    log.debug("X but quiet")
+    time.sleep(0.01)
+"""
+
+
+def test_a_replaced_worker_and_new_ones_are_shown_if_they_match(
+    tmp_path: Path, runtime: Path
+) -> None:
+    """By slot, level and text, in order, each once; Ctrl-C leaves the run alone."""
+    (tmp_path / "app.py").write_text(APP)
+    command = [*MAIN, "run", "app.py", "--workers", "2", "--sink", "file:app.log"]
+    with running(*command) as service:
+        settled(tmp_path / "app.log", 100)
+        arguments = ("-n", 50, "-f", "--worker", 2, "--level", "warning", "--grep", "X")
+        with tailing(*arguments) as viewer:
+
+            def owners() -> set[int]:
+                whole = viewer.output[: viewer.output.rfind(b"\n") + 1]
+                records = map(orjson.loads, whole.splitlines())
+                return {record.get("own", 0) for record in records} - {0}
+
+            viewer.read_until(lambda: len(viewer.numbers()) > 60)
+            (first,) = owners()
+            os.kill(first, signal.SIGKILL)
+            viewer.read_until(lambda: len(owners()) == 2)
+            subprocess.run(
+                [*MAIN, "scale", "4"], check=True, capture_output=True, timeout=20
+            )
+            seen = len(viewer.numbers())
+            viewer.read_until(lambda: len(viewer.numbers()) > seen + 50)
+            assert viewer.end(signal.SIGINT) == 130
+        assert service.process.poll() is None
+    lines = [line for line in viewer.output.splitlines() if line.endswith(b"}")]
+    records = [orjson.loads(line) for line in lines]
+    stamps = [record["timestamp"] for record in records if not record.get("late")]
+    assert stamps == sorted(stamps)
+    assert len(set(lines)) == len(lines)
+    shown = [record for record in records if "own" in record]
+    assert {record["worker"] for record in shown} == {"2"}
+    assert {record["message"] for record in shown} == {"X marks slot 2"}
+    for owner in {record["own"] for record in shown}:
+        numbers = [record["n"] for record in shown if record["own"] == owner]
+        assert numbers == [*range(numbers[0], numbers[0] + len(numbers))]
