@@ -220,25 +220,67 @@ class PipeSource:
         """The pipe is its opener's to close."""
 
 
-class LiveSource:
-    """A running consumer."""
+History = Callable[[Cursor | None], Iterator[list[bytes]]]
 
-    def __init__(self, live: Live, match: Match, *, follow: bool) -> None:
+
+class LiveSource:
+    """A running consumer, and the file that it writes for what it no longer holds.
+
+    The consumer keeps the last few megabytes of the stream. What lies further back,
+    and what an old consumer had still written when it died and the viewer had not got,
+    is read from the file.
+    """
+
+    def __init__(
+        self,
+        live: Live,
+        match: Match,
+        *,
+        follow: bool,
+        history: History | None = None,
+        old: bool = False,
+    ) -> None:
+        """Prepare; the first `poll` connects.
+
+        Args:
+            live: The connection.
+            match: What is wanted.
+            follow: Go on when all past lines have come.
+            history: The matching lines of the file behind a cursor (None: all).
+            old: More of the past is wanted than a consumer holds.
+        """
         self._live = live
         self._match = match
         self._follow = follow
+        self._history = history
+        self._old = old
 
     def past(self, count: int | None) -> Iterator[list[bytes]]:
-        """The consumer sends it first, so it comes with the polls."""
-        del count
-        yield from ()
+        """The file, when it is asked for; else the consumer sends it with the polls."""
+        if count is None and self._old and self._history is not None:
+            for lines in self._history(self._live.cursor):
+                yield self._live.new(lines)
 
     def poll(self) -> list[bytes]:
-        """The lines that have come, filtered again: who is asked may be older."""
+        """The lines that have come, filtered again: who is asked may be older.
+
+        Raises:
+            ConsumerGone: Nobody is there, and following was not asked for.
+        """
+        before = self._live.cursor
         lines = self._live.poll()
         if not self._follow and not self._live.connected:
             raise ConsumerGone("no logagg is running here; name a file: --file PATH")
+        if self._live.restarted:
+            self._live.restarted = False
+            lines = [*self._missed(before), *lines]
         return self._match.lines(lines)
+
+    def _missed(self, before: Cursor | None) -> Iterator[bytes]:
+        """What the old consumer wrote last and did not get to us."""
+        if before is not None and self._history is not None:
+            for lines in self._history(before):
+                yield from self._live.new(lines)
 
     def descriptors(self) -> list[int]:
         """The pipe from the consumer."""
