@@ -30,6 +30,7 @@ from collections.abc import Callable
 from typing import Any
 
 from logagg.errors import ConfigError, LogaggError
+from logagg.supervisor.address import Policy
 from logagg.supervisor.crashes import Crashes
 from logagg.supervisor.events import Reporter
 from logagg.supervisor.guardian import Guardian
@@ -293,7 +294,7 @@ class Supervisor:
             "LOGAGG_WORKER_ID": str(identifier),
             "LOGAGG_LEVEL": options.level,
         }
-        if self.listeners.handovers() and "UVICORN_LOOP" not in os.environ:
+        if options.policy is Policy.RR and "UVICORN_LOOP" not in os.environ:
             env["UVICORN_LOOP"] = "asyncio"  # uvloop cannot be handed connections
         member = Member(
             start,
@@ -399,8 +400,6 @@ class Supervisor:
 
     def _unfit(self, handover: Handover, lane: Lane) -> None:
         """A live worker does not take handed connections: share the socket instead."""
-        from logagg.supervisor.address import Policy
-
         for listener in self.listeners.all:
             if listener.handover is not handover:
                 continue
