@@ -23,7 +23,7 @@ from yarl import URL
 
 from logagg.errors import ConfigError
 
-__all__ = ["Client", "Deadlines", "Failure", "Response", "Tls", "check_target"]
+__all__ = ["Client", "Deadlines", "Response", "SendError", "Tls", "check_target"]
 
 DIAGNOSTIC_BYTES = 64 * 1024
 """How much of an answer that is not parsed is kept."""
@@ -111,7 +111,7 @@ class Response:
         return self.body[:DIAGNOSTIC_BYTES].decode("utf-8", "replace")
 
 
-class Failure(Exception):
+class SendError(Exception):
     """No answer, or none that can be used.
 
     Attributes:
@@ -197,7 +197,7 @@ class Client:
             path: Another path at the same target.
 
         Raises:
-            Failure: There is no answer that can be used.
+            SendError: There is no answer that can be used.
         """
         session = await self._ready()
         url = self.url.update_query(query) if query else self.url
@@ -221,7 +221,7 @@ class Client:
                 phase.enter(_READING, self._deadlines.total)
                 return await _read(answer)
         except TimeoutError:
-            raise Failure(
+            raise SendError(
                 f"timed out while {phase.name}", ambiguous=phase.name != _CONNECTING
             ) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -243,7 +243,7 @@ class Client:
                 self._context = await asyncio.to_thread(self._tls.context)
             except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
                 why = getattr(error, "strerror", None) or error
-                raise Failure(
+                raise SendError(
                     f"cannot use the files for TLS: {why}", hold=True
                 ) from None
         self._state = state
@@ -278,7 +278,7 @@ async def _read(answer: aiohttp.ClientResponse) -> Response:
         body += chunk
         if len(body) > PARSED_BYTES:
             answer.close()
-            raise Failure(
+            raise SendError(
                 f"the answer (status {answer.status}) is larger than "
                 f"{PARSED_BYTES} bytes",
                 ambiguous=True,
@@ -289,17 +289,17 @@ async def _read(answer: aiohttp.ClientResponse) -> Response:
     return Response(answer.status, headers, bytes(body))
 
 
-def _failure(error: Exception, phase: str) -> Failure:
+def _failure(error: Exception, phase: str) -> SendError:
     """Say what went wrong without the URL, which may hold secrets."""
     ambiguous = phase != _CONNECTING
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         why = error.certificate_error
-        return Failure(f"the target's certificate is refused: {why}", hold=True)
+        return SendError(f"the target's certificate is refused: {why}", hold=True)
     if isinstance(error, aiohttp.ClientHttpProxyError):
         refused = error.status in (401, 403, 407)
-        return Failure(f"the proxy answered {error.status}", hold=refused)
+        return SendError(f"the proxy answered {error.status}", hold=refused)
     if isinstance(error, aiohttp.ClientConnectorError):
-        return Failure(f"cannot connect: {error.os_error.strerror or error.os_error}")
+        return SendError(f"cannot connect: {error.os_error.strerror or error.os_error}")
     cut_off = phase == _SENDING
     if isinstance(error, aiohttp.ServerDisconnectedError):
         what = "connection closed"
@@ -307,7 +307,7 @@ def _failure(error: Exception, phase: str) -> Failure:
         what = error.strerror
     else:
         what = type(error).__name__
-    return Failure(f"{what} while {phase}", ambiguous=ambiguous, cut_off=cut_off)
+    return SendError(f"{what} while {phase}", ambiguous=ambiguous, cut_off=cut_off)
 
 
 def check_target(url: str, *, what: str) -> None:
