@@ -38,28 +38,11 @@ _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {
 _COUNT = len(vars(logging.makeLogRecord({})))
 
 _OWN = frozenset(
-    [
-        "timestamp",
-        "level",
-        "worker",
-        "seq",
-        "logger",
-        "message",
-        "pid",
-        "process",
-        "thread",
-        "exception",
-        "stack",
-        "created",
-        "level_number",
-        "received",
-        "late",
-        "file",
-        "line",
-        "function",
-        "task",
-    ]
-)
+    (
+        "timestamp", "level", "worker", "seq", "level_number", "exception", "stack",
+        "received", "late",
+    )
+)  # fmt: skip
 
 FLUSH_TIMEOUT = 5.0
 
@@ -171,7 +154,7 @@ class Handler(logging.Handler):
         fields["process"] = record.processName
         fields["thread"] = record.threadName
         if attributes.get("taskName") is not None:
-            fields["task"] = attributes["taskName"]
+            fields["task_name"] = attributes["taskName"]
         if abs(record.created - self._attachment.second) > 1.5:
             self._keep_created(record, fields)
         if self._location:

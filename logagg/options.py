@@ -30,6 +30,7 @@ from urllib.parse import quote
 import msgspec
 
 from logagg.errors import ConfigError
+from logagg.view import levels
 
 __all__ = [
     "Duration",
@@ -68,17 +69,6 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
 _BOOLS = {
     **dict.fromkeys(("true", "yes", "on", "1"), True),
     **dict.fromkeys(("false", "no", "off", "0"), False),
-}
-_LEVELS = {
-    "notset": 0,
-    "trace": 5,
-    "debug": 10,
-    "info": 20,
-    "warning": 30,
-    "warn": 30,
-    "error": 40,
-    "critical": 50,
-    "fatal": 50,
 }
 
 
@@ -145,19 +135,15 @@ def level(text: str) -> int:
     Raises:
         ValueError: It is neither; the message lists the names.
     """
-    name = text.strip().lower()
-    if re.fullmatch(r"\d{1,6}", name, re.ASCII):
-        return int(name)
-    if name not in _LEVELS:
-        raise ValueError("debug, info, warning, error, critical or a number")
-    return _LEVELS[name]
+    try:
+        return int(levels.number_of(text))
+    except ConfigError:
+        raise ValueError("debug, info, warning, error, critical or a number") from None
 
 
 def _level_text(value: int) -> str:
-    for name in ("debug", "info", "warning", "error", "critical"):
-        if _LEVELS[name] == value:
-            return name
-    return str(value)
+    names = {number: name for name, number in levels.STANDARD.items()}
+    return names.get(value, str(value))
 
 
 def _mode(text: str) -> int:

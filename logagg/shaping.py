@@ -1,37 +1,67 @@
 """What of the stream a sink gets: selection and shaping of wire lines. Pure.
 
-All of it works on a batch's wire lines (bytes without the closing brace). A line is
-parsed only when a record's own fields must be looked at or changed; what can be decided
-from its fixed places is decided on the bytes.
+All of it works on a batch's wire lines (bytes without the closing brace), in this order:
+
+1. `level` and `match` select records.
+2. `sample` keeps one record in N of those below `warning`.
+3. `collapse` makes one record of equal ones that come within some seconds.
+4. `fields` and `drop` take fields out.
+5. `redact` replaces secrets.
+
+A line is parsed only when a record's own fields must be looked at or changed; what can
+be decided from its fixed places is decided on the bytes, and a sink that asks for
+nothing gets the very batch that came.
+
+Nothing disappears without a number: a record that was kept by sampling says in
+`skipped` how many were left out since the one before it of the same level and logger,
+and one that stands for equal ones says in `repeated` for how many, with the times of the
+`first` and `last` of them. `flush` hands out what has not been said yet, so that at the
+end the numbers are exact.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
-__all__ = ["select_level"]
+from logagg.abc import Batch
+from logagg.errors import ConfigError
+from logagg.redaction import FIXED, Redaction, dump, load
+from logagg.view import levels
+
+if TYPE_CHECKING:
+    from logagg.sinks import Common
+    from logagg.view.match import Match
+
+__all__ = ["Shaper", "select_level"]
 
 _LEVEL_AT = 55  # where the level's text begins in every line
-_NUMBERS = {
-    "debug": 10,
-    "info": 20,
-    "warning": 30,
-    "warn": 30,
-    "error": 40,
-    "exception": 40,
-    "critical": 50,
-    "fatal": 50,
-}
+_STAMP = slice(14, 44)
+_NEEDED = FIXED - {"level_number", "pid", "process", "thread", "exception", "event"}
+MOST_KEYS = 10_000
+"""How many different records wait for repetitions; then the oldest is let go."""
+
+_HEAD = re.compile(
+    rb'([^"\\]*)","worker":"(?:[^"\\]|\\.)*","seq":\d+,"logger":("(?:[^"\\]|\\.)*")'
+)
+_BODY = re.compile(
+    rb'([^"\\]*)","worker":"(?:[^"\\]|\\.)*","seq":\d+'
+    rb'(,"logger":"(?:[^"\\]|\\.)*","message":"(?:[^"\\]|\\.)*")'
+    rb'(?:,"pid":\d+,"process":"(?:[^"\\]|\\.)*","thread":"(?:[^"\\]|\\.)*")?'
+)
 
 
 @functools.lru_cache(maxsize=64)
 def _split(threshold: int) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
     """The beginnings (level and its quote) of lines to keep, and of lines to leave."""
-    keep = [name for name, number in _NUMBERS.items() if number >= threshold]
-    leave = [name for name, number in _NUMBERS.items() if number < threshold]
+    names = levels.STANDARD
+    keep = [name for name, number in names.items() if number >= threshold]
+    leave = [name for name, number in names.items() if number < threshold]
     return (
         tuple(f'{name}"'.encode() for name in keep),
         tuple(f'{name}"'.encode() for name in leave),
@@ -41,9 +71,9 @@ def _split(threshold: int) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
 def select_level(lines: list[bytes], threshold: int) -> list[bytes]:
     """The lines whose level is at least the threshold, in their order.
 
-    The names of `logging` (and `warn`, `exception`, `fatal`) are decided on bytes; only
-    a line with another name is parsed, for its `level_number`. A line that tells no
-    number is kept: rather one record too many than one lost.
+    The names of `logging` are decided on bytes; only a line with another name is
+    parsed. A line that tells no number is kept: rather one record too many than one
+    lost.
     """
     if threshold <= 0:
         return lines
@@ -58,14 +88,232 @@ def select_level(lines: list[bytes], threshold: int) -> list[bytes]:
 
 
 def _at_least(line: bytes, threshold: int) -> bool:
-    number = parse(line).get("level_number")
-    return not isinstance(number, (int, float)) or number >= threshold
+    number = levels.number_in(load(line) or {})
+    return number is None or number >= threshold
 
 
-def parse(line: bytes) -> dict[str, Any]:
-    """A wire line's record; empty when it is not one."""
-    try:
-        record = orjson.loads(line + b"}")
-    except orjson.JSONDecodeError:
-        return {}
-    return record if isinstance(record, dict) else {}
+class Shaper:
+    """The shaping of one sink; it keeps the state of sampling and collapsing.
+
+    Args:
+        common: The sink's options.
+
+    Raises:
+        ConfigError: A filter or pattern cannot be understood, or a field that every
+            record needs was to be dropped.
+
+    Attributes:
+        counters: Records by what was done: `filtered`, `sampled`, `collapsed`, and
+            values `redacted`.
+    """
+
+    def __init__(self, common: Common) -> None:
+        self.counters: dict[str, int] = {}
+        self._level = common.level
+        self._match = _filter(common.match)
+        self._sample = common.sample
+        self._skipped: dict[bytes, int] = {}
+        self._collapse = _Collapse(common.collapse) if common.collapse else None
+        self._keep = frozenset(common.fields)
+        self._drop = frozenset(common.drop)
+        needed = sorted(self._drop & _NEEDED)
+        if needed:
+            raise ConfigError(f"option drop: every record needs its {needed[0]!r}")
+        self._redaction = Redaction(common.redact)
+
+    def apply(self, batch: Batch, now: float) -> Batch:
+        """What the sink gets of a batch; the very same batch when nothing changes.
+
+        Args:
+            batch: The batch, which is not changed.
+            now: The time in seconds, on any clock that does not go back.
+        """
+        before = lines = batch.lines
+        lines = select_level(lines, self._level)
+        if self._match is not None:
+            lines = self._match.lines(lines, batch.closing)
+        self._count("filtered", len(before) - len(lines))
+        if self._sample > 1:
+            lines = self._sampled(lines)
+        if self._collapse is not None:
+            number = len(lines)
+            lines = self._collapse.lines(lines, now)
+            self._count("collapsed", number - len(lines))
+        return self._finish(batch, lines)
+
+    def _finish(self, batch: Batch, lines: list[bytes]) -> Batch:
+        if self._keep or self._drop:
+            lines = [self._pruned(line) for line in lines]
+        if not self._redaction.nothing and lines:
+            data = batch.data if lines is batch.lines else b"\n".join(lines)
+            count = self._redaction.count
+            lines = self._redaction.lines(lines, data)
+            self._count("redacted", self._redaction.count - count)
+        return batch if lines is batch.lines else Batch(lines, batch.closing)
+
+    @property
+    def due(self) -> float | None:
+        """When `flush` has something to hand out, on the clock of `apply`; or None."""
+        return self._collapse.due if self._collapse is not None else None
+
+    def flush(self, stamp: bytes, closing: bytes, now: float, *, final: bool) -> Batch:
+        """The records that were held back and whose time has come.
+
+        Args:
+            stamp: The time that they get: 30 characters, as in a record.
+            closing: What finishes a line.
+            now: As for `apply`.
+            final: The stream ends: hand out all that has not been said.
+        """
+        lines = []
+        if self._collapse is not None:
+            lines += self._collapse.expired(now, stamp, final=final)
+            self._count("collapsed", -len(lines))
+        if final:
+            lines += [
+                _left_out(stamp, key, number)
+                for key, number in self._skipped.items()
+                if number
+            ]
+            self._skipped.clear()
+        return self._finish(Batch(lines, closing), lines)
+
+    def _count(self, reason: str, number: int) -> None:
+        if number:
+            self.counters[reason] = self.counters.get(reason, 0) + number
+
+    def _sampled(self, lines: list[bytes]) -> list[bytes]:
+        kept = []
+        _, below = _split(levels.STANDARD["warning"])
+        for line in lines:
+            if not line.startswith(below, _LEVEL_AT) and _at_least(line, 30):
+                kept.append(line)
+                continue
+            head = _HEAD.match(line, _LEVEL_AT)
+            key = b'"%b","logger":%b' % head.groups() if head else b""
+            if key not in self._skipped and len(self._skipped) >= MOST_KEYS:
+                key = b""
+            skipped = self._skipped.get(key)
+            if skipped is not None and skipped < self._sample - 1:
+                self._skipped[key] = skipped + 1
+                continue
+            kept.append(b'%b,"skipped":%d' % (line, skipped) if skipped else line)
+            self._skipped[key] = 0
+        self._count("sampled", len(lines) - len(kept))
+        return lines if len(kept) == len(lines) and kept == lines else kept
+
+    def _pruned(self, line: bytes) -> bytes:
+        if not self._keep and not any(
+            b'"%b":' % name.encode() in line for name in self._drop
+        ):
+            return line
+        record = load(line)
+        if record is None:
+            return line
+        left = {
+            name: value
+            for name, value in record.items()
+            if name not in self._drop
+            and (not self._keep or name in FIXED or name in self._keep)
+        }
+        return line if len(left) == len(record) else dump(left)
+
+
+def _filter(text: str) -> Match | None:
+    if not text.strip():
+        return None
+    from logagg.view import match
+
+    found = match.compile((text,))
+    return None if found.everything else found
+
+
+class _Group:
+    """Equal records since the first one, which was let through."""
+
+    __slots__ = ("count", "ends", "first", "last")
+
+    def __init__(self, line: bytes, ends: float) -> None:
+        self.first = line[_STAMP]
+        self.last = line
+        self.count = 0
+        self.ends = ends
+
+
+class _Collapse:
+    """Holds back equal records for some seconds and lets one stand for them.
+
+    Equal are records that differ in nothing but time, seq and who wrote them (worker,
+    pid, process, thread).
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._groups: OrderedDict[bytes, _Group] = OrderedDict()  # by their ends
+
+    @property
+    def due(self) -> float | None:
+        """When the oldest group ends."""
+        return next((group.ends for group in self._groups.values()), None)
+
+    def lines(self, lines: Sequence[bytes], now: float) -> list[bytes]:
+        """What is let through: firsts at once, what stands for repetitions later."""
+        out = self.expired(now, lines[0][_STAMP], final=False) if lines else []
+        for line in lines:
+            body = _BODY.match(line, _LEVEL_AT)
+            if body is None:
+                out.append(line)
+                continue
+            key = b"%b%b%b" % (body[1], body[2], line[body.end() :])
+            group = self._groups.get(key)
+            if group is not None:
+                group.last = line
+                group.count += 1
+                continue
+            self._groups[key] = _Group(line, now + self._seconds)
+            if len(self._groups) > MOST_KEYS:
+                _, oldest = self._groups.popitem(last=False)
+                out += _stands_for(oldest, line[_STAMP])
+            out.append(line)
+        return out
+
+    def expired(self, now: float, stamp: bytes, *, final: bool) -> list[bytes]:
+        """The records that stand for repetitions whose time is over."""
+        out: list[bytes] = []
+        while self._groups:
+            key, group = next(iter(self._groups.items()))
+            if group.ends > now and not final:
+                break
+            del self._groups[key]
+            out += _stands_for(group, stamp)
+        return out
+
+
+def _stands_for(group: _Group, stamp: bytes) -> list[bytes]:
+    """One record for all repetitions, stamped so that time does not go back."""
+    if not group.count:
+        return []
+    line = group.last
+    return [
+        b'%b%b%b,"repeated":%d,"first":"%b","last":"%b"'
+        % (line[:14], stamp, line[44:], group.count, group.first, line[_STAMP])
+    ]
+
+
+def _left_out(stamp: bytes, key: bytes, number: int) -> bytes:
+    """A record that says how many were left out since the last one kept."""
+    fields: dict[str, Any] = {
+        "seq": 0,
+        "logger": "logagg",
+        "message": f"{number} records were left out by sampling",
+        "event": "sampled",
+        "skipped": number,
+    }
+    if key:
+        level, _, logger = key.partition(b',"logger":')
+        fields["of_level"] = orjson.loads(level)
+        fields["of_logger"] = orjson.loads(logger)
+    return b'{"timestamp":"%b","level":"info","worker":"logagg",%b' % (
+        stamp,
+        orjson.dumps(fields)[1:-1],
+    )

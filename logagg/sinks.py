@@ -27,6 +27,7 @@ from logagg.errors import ConfigError
 from logagg.options import Duration, Level, Size, convert, make, query
 
 if TYPE_CHECKING:
+    from logagg.shaping import Shaper
     from logagg_sinks.file import FileSink
     from logagg_sinks.stdout import StderrSink, StdoutSink
 
@@ -105,6 +106,12 @@ class Built:
 
     sink: Sink
     common: Common
+
+    def shaper(self) -> Shaper:
+        """What selects and shapes records for the sink; it keeps state of its own."""
+        from logagg.shaping import Shaper
+
+        return Shaper(self.common)
 
     @property
     def url(self) -> str:
@@ -207,7 +214,7 @@ def build(url: SinkURL | str) -> Built:
     if "policy" not in mine:
         common = msgspec.structs.replace(common, policy=cls.default_policy)
     sink = cls.from_url(SinkURL(url.text, url.scheme, url.target, rest))
-    return Built(sink, common)
+    return _checked(Built(sink, common), f"sink {url.shown}")
 
 
 def wrap(sink: Sink, **common: Any) -> Built:
@@ -217,7 +224,17 @@ def wrap(sink: Sink, **common: Any) -> Built:
         ConfigError: An unknown option, or a value of the wrong type.
     """
     common.setdefault("policy", type(sink).default_policy)
-    return Built(sink, make(Common, common, what=f"sink {type(sink).__name__}"))
+    what = f"sink {type(sink).__name__}"
+    return _checked(Built(sink, make(Common, common, what=what)), what)
+
+
+def _checked(built: Built, what: str) -> Built:
+    """Find out now whether the filter and the patterns can be understood."""
+    try:
+        built.shaper()
+    except ConfigError as error:
+        raise ConfigError(f"{what}: {error}") from error
+    return built
 
 
 def __getattr__(name: str) -> Any:

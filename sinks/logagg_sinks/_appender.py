@@ -68,6 +68,7 @@ class Appender:
         self.size = 0
         self.dirty = False
         self.regular = True
+        self.created = False  # when it was opened last
         self.modified: float | None = None  # when it was written before it was opened
         self.place: Place | None = None
         self._lane = lane
@@ -100,14 +101,22 @@ class Appender:
             OSError: It cannot be opened now.
         """
         if self.place is None:
-            parts = self.path.parent.parts
-            at = len(parts) - self._below
-            self.place = Place(Path(*parts[:at]), parts[at:])
+            self.place = self.find_place()
         opened = self.place.open(self.name, ownership or self._ownership)
         self._adopt(opened)
         if self.regular and self.size:
             self._mend()
         self._looked, self._safe = clock_gettime(CLOCK_MONOTONIC), self.size
+
+    def find_place(self) -> Place:
+        """The directory, opened for the caller, who must close it.
+
+        Raises:
+            ConfigError: It cannot be had, or anybody could write to it.
+        """
+        parts = self.path.parent.parts
+        at = len(parts) - self._below
+        return Place(Path(*parts[:at]), parts[at:])
 
     def _adopt(self, opened: Opened) -> None:
         raw = io.FileIO(opened.fd, "ab", closefd=True)
@@ -116,6 +125,7 @@ class Appender:
         self._fd = opened.fd
         self.regular = opened.regular
         self.size = opened.status.st_size if opened.regular else 0
+        self.created = opened.created
         self.modified = None if opened.created else opened.status.st_mtime
         self.dirty = False
         self.openings += 1

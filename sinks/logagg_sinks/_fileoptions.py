@@ -7,7 +7,7 @@ import grp
 import pwd
 import re
 
-from logagg_sinks._compress import Compression
+from logagg_sinks._archive import Compression
 from logagg_sinks._naming import PathTemplate
 from logagg_sinks._options import Duration, Mode, Options, Size
 from logagg_sinks._place import Ownership
@@ -39,8 +39,8 @@ class FileOptions(Options, frozen=True, kw_only=True):
         utc: Days begin in UTC instead of local time.
         backups: How many rotated files are kept; 0 keeps all.
         max_age: Rotated files go so long after their last record; 0 never.
-        max_total_bytes: The oldest rotated files go when the file and they have more
-            bytes than this; 0 never.
+        max_total_bytes: The oldest rotated files go before the file (counted with its
+            `max_bytes`) and they have more bytes than this; 0 never.
         compress: `gzip` or `zstd`; rotated files are compressed in the background.
         mode: Permission bits of a new file, in octal; a file that follows a rotated one
             gets the mode and owner of that.

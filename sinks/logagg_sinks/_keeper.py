@@ -22,7 +22,7 @@ import stat
 import threading
 from collections.abc import Callable
 
-from logagg_sinks._compress import Compression, compress
+from logagg_sinks._archive import Compression, compress
 from logagg_sinks._place import Place
 from logagg_sinks._rotation import Backup, Names, Piece, doomed, suffix
 
@@ -42,6 +42,7 @@ class Keeper:
         backups: How many pieces are kept; 0 for all.
         max_age: Seconds since its last record after which a piece goes; 0 for never.
         max_total_bytes: How many bytes the file and its pieces may have; 0 for any.
+        reserve: How many of them are left to the file itself, which grows.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Keeper:
         backups: int,
         max_age: float,
         max_total_bytes: int,
+        reserve: int,
     ) -> None:
         self.names = names
         self.lock = threading.Lock()  # held while files are renamed
@@ -63,6 +65,13 @@ class Keeper:
         self._backups = backups
         self._max_age = max_age
         self._max_total_bytes = max_total_bytes
+        self._reserve = reserve
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has anything to look after at all."""
+        limits = self._backups, self._max_age, self._max_total_bytes
+        return self._compression is not None or any(limits)
 
     def tidy(self, place: Place) -> None:
         """Remove what must go and compress the rest. Runs in the keeper's own thread.
@@ -98,8 +107,8 @@ class Keeper:
             pieces = _pieces(place, names)
             room = None
             if self._max_total_bytes:
-                own = pieces.get(self.names.base)
-                room = max(0, self._max_total_bytes - (own.size if own else 0))
+                own = pieces.get(self.names.base, Piece(0, 0.0)).size
+                room = max(0, self._max_total_bytes - max(own, self._reserve))
             gone = doomed(
                 self.names.backups(names),
                 pieces,

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 from collections.abc import Callable
 from typing import TypeVar
 
+from logagg.errors import ConfigError
 from logagg_sinks._appender import Appender
 from logagg_sinks._keeper import Keeper
 from logagg_sinks._lane import Lane
@@ -20,6 +22,8 @@ from logagg_sinks._rotation import Schedule, cut
 from logagg_sinks._sync import Syncer
 
 __all__ = ["LogFile"]
+
+log = logging.getLogger("logagg.file")
 
 T = TypeVar("T")
 
@@ -64,6 +68,7 @@ class LogFile:
         self._period: int | None = None  # that of the records in the file
         self._check_at = 0.0  # when the period may be another one
         self._tidied = 0.0
+        self._asked = False  # the background has been asked and has not begun
 
     async def _run(self, call: Callable[[], T]) -> T:
         return await asyncio.wrap_future(self._lane.submit(call))
@@ -97,13 +102,19 @@ class LogFile:
 
     def tidy(self) -> None:
         """Have the rotated files looked after, in the background."""
-        place = self.appender.place
-        if place is not None and self.appender.regular:
+        if self.appender.regular and self.keeper.busy:
             self._tidied = self._clock()
-            copy = place.copy()
-            self._back.submit(self._tidy, copy)
+            if not self._asked:
+                self._asked = True
+                self._back.submit(self._tidy)
 
-    def _tidy(self, place: Place) -> None:
+    def _tidy(self) -> None:
+        self._asked = False
+        try:
+            place = self.appender.find_place()
+        except ConfigError as error:
+            log.warning("%s", error)
+            return
         try:
             self.keeper.tidy(place)
         finally:

@@ -88,14 +88,14 @@ class PathTemplate:
         return Path(*parts[: len(parts) - self.below])
 
     def expand(self, values: Mapping[str, str], date: str = "") -> Path:
-        """The path for these values of the fields, each made safe."""
+        """The path for these values of the fields, which `group` has made safe."""
         text = []
         for literal, name in self._parts:
             text.append(literal)
             if name == "date":
                 text.append(date)
             elif name:
-                text.append(self._known(values.get(name, "")))
+                text.append(values.get(name, ""))
         return Path("".join(text))
 
     def family(self, values: Mapping[str, str]) -> str:
@@ -116,7 +116,7 @@ class PathTemplate:
         return name
 
     def group(self, lines: list[bytes]) -> dict[tuple[str, ...], list[int]]:
-        """The positions of the lines by the values of the fields that split them."""
+        """The positions of the lines by the safe names that split them, in order."""
         found: dict[tuple[str, ...], list[int]] = {}
         cache: dict[bytes, tuple[str, ...]] = {}
         for index, line in enumerate(lines):
@@ -139,4 +139,4 @@ class PathTemplate:
             record = {}
         if not isinstance(record, dict):
             record = {}
-        return tuple(str(record.get(name, "")) for name in self.split)
+        return tuple(self._known(str(record.get(name, ""))) for name in self.split)

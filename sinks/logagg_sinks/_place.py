@@ -238,17 +238,6 @@ class Place:
                 "process's user nor the directory's; name another file"
             )
 
-    def copy(self) -> Place:
-        """The same directory once more, for another thread, to be closed on its own.
-
-        Opened anew, since duplicates of a descriptor share one place in the listing.
-        """
-        other = Place.__new__(Place)
-        other.path = self.path
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-        other.fd = os.open(".", flags, dir_fd=self.fd)
-        return other
-
     def close(self) -> None:
         """Let go of the directory. May be called twice."""
         fd, self.fd = self.fd, -1

@@ -16,9 +16,9 @@ import os
 from collections.abc import Callable
 from time import CLOCK_MONOTONIC, clock_gettime
 
+from logagg.errors import ConfigError
 from logagg_sinks._appender import Appender
 from logagg_sinks._lane import Lane
-from logagg_sinks._place import Place
 
 __all__ = ["Fsync", "Syncer"]
 
@@ -82,8 +82,8 @@ class Syncer:
 
     def opened(self, file: Appender) -> None:
         """Sync the directory in the background: a new file's name is in it."""
-        if self._policy is not Fsync.NEVER and file.place is not None:
-            self._lane.submit(self._directory, file.place.copy())
+        if self._policy is not Fsync.NEVER and file.created:
+            self._lane.submit(self._directory, file)
 
     def _background(self, fd: int) -> None:
         try:
@@ -91,7 +91,11 @@ class Syncer:
         except OSError as error:
             self._failed(error)
 
-    def _directory(self, place: Place) -> None:
+    def _directory(self, file: Appender) -> None:
+        try:
+            place = file.find_place()
+        except ConfigError:
+            return  # the directory has gone in the meantime
         try:
             place.sync()
         except OSError as error:

@@ -29,7 +29,7 @@ from logagg.abc import Batch, Sink
 from logagg.errors import ConfigError, SinkUnavailable
 from logagg.sinks import SinkURL
 from logagg_sinks._appender import Appender
-from logagg_sinks._compress import require
+from logagg_sinks._archive import require
 from logagg_sinks._fileoptions import FileOptions, Format
 from logagg_sinks._keeper import Keeper
 from logagg_sinks._lane import Lane
@@ -256,6 +256,7 @@ class FileSink(Sink):
             backups=options.backups,
             max_age=options.max_age,
             max_total_bytes=options.max_total_bytes,
+            reserve=options.max_bytes,
         )
         return LogFile(
             appender,

@@ -6,7 +6,6 @@ import enum
 import importlib
 import os
 import zlib
-from collections.abc import Callable
 from typing import Protocol
 
 from logagg.errors import ConfigError
@@ -34,19 +33,23 @@ class _Compressor(Protocol):
     def flush(self) -> bytes: ...
 
 
-def _zstd() -> Callable[[], _Compressor]:
-    """The standard library's since Python 3.14, before that the same as a package."""
-    for name in ("compression.zstd", "backports.zstd"):
-        try:
-            found: Callable[[], _Compressor] = importlib.import_module(
-                name
-            ).ZstdCompressor
-        except ImportError:
-            continue
+def _zstd() -> _Compressor:
+    """The standard library's since Python 3.14, before that the package zstandard's."""
+    found: _Compressor
+    try:
+        found = importlib.import_module("compression.zstd").ZstdCompressor()
+    except ImportError:
+        pass
+    else:
         return found
-    raise ConfigError(
-        "compress=zstd needs Python 3.14, or: pip install 'logagg-service[zstd]'"
-    )
+    try:
+        found = importlib.import_module("zstandard").ZstdCompressor().compressobj()
+    except ImportError:
+        raise ConfigError(
+            "compress=zstd needs Python 3.14 or the package zstandard: "
+            "pip install 'logagg-service[zstd]'"
+        ) from None
+    return found
 
 
 def require(kind: Compression) -> None:
@@ -71,7 +74,7 @@ def compress(kind: Compression, source: int, target: int) -> int:
     compressor: _Compressor = (
         zlib.compressobj(6, zlib.DEFLATED, 31)
         if kind is Compression.GZIP
-        else _zstd()()
+        else _zstd()
     )
     total = 0
     while True:
