@@ -30,6 +30,7 @@ __all__ = [
     "runtime_dir",
     "socket_path",
     "spool_dir",
+    "spool_dirs",
 ]
 
 MAX_SOCKET_PATH = 107  # sun_path of unix(7) has 108 bytes with its NUL
@@ -57,34 +58,42 @@ def runtime_dir() -> str:
     return _private(f"/tmp/logagg-{uid}")  # noqa: S108 - checked to be private
 
 
-def spool_dir(identifier: str, *, create: bool = True) -> str:
-    """The private directory on disk where workers of an address park records.
-
-    `$XDG_STATE_HOME/logagg/spool/<id>`, by default below `~/.local/state`; where there
-    is no home to write to, below the runtime directory.
+def spool_dir(identifier: str) -> str:
+    """The private directory where workers of an address park records; made if missing.
 
     Raises:
         ConfigError: As `runtime_dir`.
     """
+    first, second = spool_dirs(identifier)
+    try:
+        os.makedirs(os.path.dirname(first), mode=0o700, exist_ok=True)
+        return _private(first)
+    except OSError:
+        return _private(second)
+
+
+def spool_dirs(identifier: str) -> tuple[str, str]:
+    """Where records of an address may be parked: on disk, or where there is no home.
+
+    `$XDG_STATE_HOME/logagg/spool/<id>`, by default below `~/.local/state`; where that
+    cannot be written, below the runtime directory.
+    """
     base = os.environ.get("XDG_STATE_HOME", "")
     if not os.path.isabs(base):
         base = os.path.expanduser("~/.local/state")
-    path = os.path.join(base, "logagg", "spool")
-    if not create:
-        return os.path.join(path, identifier)
-    try:
-        os.makedirs(path, mode=0o700, exist_ok=True)
-        return _private(os.path.join(path, identifier))
-    except OSError:
-        return _private(os.path.join(runtime_dir(), f"{identifier}.spool"))
+    return (
+        os.path.join(base, "logagg", "spool", identifier),
+        os.path.join(runtime_dir(), f"{identifier}.spool"),
+    )
 
 
 def forget_spool_dir(identifier: str) -> None:
-    """Remove the spool directory of an address if nothing is in it."""
-    try:
-        os.rmdir(spool_dir(identifier, create=False))
-    except OSError:
-        pass
+    """Remove the spool directories of an address if nothing is in them."""
+    for folder in spool_dirs(identifier):
+        try:
+            os.rmdir(folder)
+        except OSError:
+            pass
 
 
 def _private(path: str) -> str:

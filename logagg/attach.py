@@ -41,7 +41,7 @@ import sys
 from enum import StrEnum
 from threading import RLock
 from time import CLOCK_MONOTONIC, clock_gettime_ns
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from logagg import launch, wire
 from logagg.address import identifier_of
@@ -49,6 +49,10 @@ from logagg.channel import Control, Pipe, standard_streams
 from logagg.clock import measure_offset
 from logagg.kept import Kept
 from logagg.spool import Parking
+
+if TYPE_CHECKING:
+    from logging import LogRecord
+    from weakref import ref
 
 __all__ = ["CLOSE_TIMEOUT", "Attachment", "Overflow", "attachment"]
 
@@ -60,6 +64,7 @@ ATTACH_TRIES = 3
 OVERFLOW_TIMEOUT = 0.1
 CLOSE_TIMEOUT = 5.0
 KEEP_BYTES = 16 * 1024 * 1024
+_LOOK_BYTES = KEEP_BYTES // 4
 RETRY_NS = 500_000_000
 MAX_RETRY_NS = 30_000_000_000
 COMPLAIN_NS = 10_000_000_000
@@ -77,6 +82,22 @@ class Overflow(StrEnum):
     SPOOL = "spool"
     BLOCK = "block"
     DROP_NEW = "drop_new"
+
+
+class _Heads(dict[str, bytes]):
+    """By level, what stands in a line between the nanoseconds and the seq."""
+
+    def __init__(self, worker: str) -> None:
+        super().__init__()
+        self._worker = worker
+
+    def __missing__(self, level: str) -> bytes:
+        safe = "".join(c if c.isprintable() and c not in '"\\' else "_" for c in level)
+        safe = safe[:32].encode("utf-8", "replace").decode()
+        head = wire.head(safe or "notset", self._worker)
+        if len(self) < 1000:
+            self[level] = head
+        return head
 
 
 class Attachment:
@@ -110,11 +131,12 @@ class Attachment:
         pid = os.getpid()
         self.worker = _worker_name(pid)
         self._stream = f"{pid}-{clock_gettime_ns(CLOCK_MONOTONIC):x}"
-        self._heads: dict[str, bytes] = {}
+        self._heads = _Heads(self.worker)
         self.seq = 0
         self.dropped = 0
         self.second = -1
-        self.recent: dict[int | None, tuple[int, float]] = {}
+        self.recent: dict[int | None, ref[LogRecord]] = {}
+        self._second_ns = -_SECOND
         self._start = b""
         self._last = 0
         self._offset = 0
@@ -156,64 +178,52 @@ class Attachment:
                 return
             self._busy = True
             try:
-                self._send(level, body)
+                monotonic = clock_gettime_ns(CLOCK_MONOTONIC)
+                if monotonic > self._look_at:
+                    self._look(monotonic)
+                    monotonic = self._follow_switch()
+                now = monotonic + self._offset
+                if now <= self._last:
+                    now = self._last + 1
+                self._last = now
+                fraction = now - self._second_ns
+                if not 0 <= fraction < _SECOND:
+                    fraction = self._turn_second(now)
+                self.seq = seq = self.seq + 1
+                line = b"%b%09d%b%d,%b\n" % (
+                    self._start, fraction, self._heads[level], seq, body,
+                )  # fmt: skip
+                size = len(line)
+                if self._direct or self._resumed():
+                    self._kept.append(line)
+                    self._kept_bytes += size
+                    try:
+                        done = os.write(self._write, line)
+                    except BlockingIOError:
+                        done = 0
+                    if done != size:
+                        self._full(line, done)
+                    elif self._kept_bytes > _LOOK_BYTES:
+                        self._look(monotonic)
+                else:
+                    self._park(line)
             finally:
                 self._busy = False
                 if self._queued:
                     self._send_queued()
 
-    def _send(self, level: str, body: bytes) -> None:
-        monotonic = clock_gettime_ns(CLOCK_MONOTONIC)
-        if monotonic > self._look_at:
-            self._look(monotonic)
-            monotonic = self._follow_switch()
-        now = monotonic + self._offset
-        if now <= self._last:
-            now = self._last + 1
-        self._last = now
-        second = now // _SECOND
-        if second != self.second:
-            self.second = second
-            self._start = wire.line_start(second)
-        head = self._heads.get(level)
-        if head is None:
-            head = self._head(level)
-        self.seq = seq = self.seq + 1
-        line = b"%b%09d%b%d,%b\n" % (
-            self._start, now - second * _SECOND, head, seq, body,
-        )  # fmt: skip
-        if not self._direct and not self._resumed():
-            self._park(line)
-            return
-        size = len(line)
-        self._kept.append(line)
-        self._kept_bytes += size
-        try:
-            done = os.write(self._write, line)
-        except BlockingIOError:
-            done = 0
-        if done != size:
-            self._full(line, done)
-        elif self._kept_bytes > KEEP_BYTES // 4:
-            self._look(monotonic)
-
-    def _head(self, level: str) -> bytes:
-        safe = "".join(c if c.isprintable() and c not in '"\\' else "_" for c in level)
-        safe = safe[:32].encode("utf-8", "replace").decode()
-        head = wire.head(safe or "notset", self.worker)
-        if len(self._heads) < 1000:
-            self._heads[level] = head
-        return head
+    def _turn_second(self, now: int) -> int:
+        """Format a new second; return the nanoseconds in it."""
+        self.second = now // _SECOND
+        self._second_ns = self.second * _SECOND
+        self._start = wire.line_start(self.second)
+        return now - self._second_ns
 
     def _send_queued(self) -> None:
         """Write what was logged in the middle of a write, after it."""
         while self._queued:
-            self._busy = True
-            try:
-                level, body = self._queued.pop(0)
-                self._send(level, body)
-            finally:
-                self._busy = False
+            level, body = self._queued.pop(0)
+            self.send(level, body)
 
     # ---- when the pipe does not take a line ---------------------------------------
 

@@ -6,10 +6,11 @@ It is started on a listening socket that someone else made (`logagg.launch`), so
 connections may be waiting in it already; `logagg.reception` deals with them.
 
 Reading goes in cycles of CYCLE seconds while there is something to do. In between
-nothing watches the pipes: a worker's write then wakes nobody, which keeps it as cheap
+nothing watches the pipes (`poll` with no timeout leaves no trace on them, an epoll set
+costs every write a call): a worker's write then wakes nobody, which keeps it as cheap
 as a write can be, and each cycle moves many records at once. When nothing came for a
-while the loop sleeps until a pipe is readable (an epoll object that holds all pipes is
-itself watched by the event loop).
+while, the pipes are put into an epoll set, which the event loop watches, until one is
+readable.
 
 A cycle: now = T; read every readable source; merge; release up to the watermark; number
 the batch and offer it to the lanes and viewers. When the lanes are done with a batch,
@@ -53,6 +54,7 @@ __all__ = ["Consumer", "main"]
 CYCLE = 0.005
 BUDGET_BYTES = 16 * 1024 * 1024
 IDLE_CYCLES = 10
+IDLE_WAIT = 0.25
 LINGER = 0.5
 FIRST_WAIT = 10.0
 STOP_GRACE = 5.0
@@ -83,7 +85,7 @@ class Consumer:
         self._restarted = bool(config.get("restarted"))
         self._wanted = [str(url) for url in config.get("sinks", [])]
         self._started_ns = clock_gettime_ns(CLOCK_MONOTONIC)
-        self._poll = select.epoll()
+        self._poll = select.poll()
         self._wake = asyncio.Event()
         self._departed: list[Worker] = []
         self._suspects: set[bytes] = set()
@@ -155,13 +157,17 @@ class Consumer:
         """Wait for a readable pipe, or news, or the time to look around."""
         loop = asyncio.get_running_loop()
         self._wake.clear()
-        loop.add_reader(self._poll.fileno(), self._wake.set)
-        try:
-            await asyncio.wait_for(self._wake.wait(), 0.25)
-        except TimeoutError:
-            pass
-        finally:
-            loop.remove_reader(self._poll.fileno())
+        with select.epoll() as watch:
+            for pipe, source in self.sources.items():
+                if not isinstance(source, Worker) or source.ready:
+                    watch.register(pipe, select.EPOLLIN)
+            loop.add_reader(watch, self._wake.set)
+            try:
+                await asyncio.wait_for(self._wake.wait(), IDLE_WAIT)
+            except TimeoutError:
+                pass
+            finally:
+                loop.remove_reader(watch)
 
     def wake(self) -> None:
         """There is something to do."""
@@ -187,7 +193,8 @@ class Consumer:
         if isinstance(source, Worker):
             source.hold_key = wire.sort_key(self.now_ns() - self.merger.window_ns)
         self.sources[source.pipe] = source
-        self._poll.register(source.pipe, select.EPOLLIN | select.EPOLLHUP)
+        self._poll.register(source.pipe, select.POLLIN)
+        self.wake()
 
     def cycle(self) -> int:
         """Read, order, release, offer; return how many lines moved."""
@@ -218,7 +225,7 @@ class Consumer:
         return moved
 
     def _read(self, now: int) -> int:
-        ready = {pipe for pipe, _ in self._poll.poll(0, max(len(self.sources), 1))}
+        ready = {pipe for pipe, _ in self._poll.poll(0)}
         ready.update(pipe for pipe, each in self.sources.items() if each.pending)
         moved = 0
         budget = max(BUDGET_BYTES // max(len(ready), 1), 65536)

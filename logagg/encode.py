@@ -28,26 +28,25 @@ import orjson
 
 from logagg.wire import MAX_LINE_BYTES
 
-__all__ = ["ExcInfo", "body", "exception_field", "safe_text"]
-
-ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
+__all__ = ["body", "exception_field", "safe_text"]
 
 MAX_DEPTH = 64
 _HEADROOM = 4096  # for the prefix, the closing and the escapes of a cut
+_LONGEST = MAX_LINE_BYTES - _HEADROOM
+_dumps = orjson.dumps
 _CAUSES = 8  # longer chains are cut in the structured form; the text has them all
 
 
 def body(fields: dict[str, Any]) -> bytes:
     """Encode fields as a JSON object without its opening and closing brace."""
     try:
-        encoded = orjson.dumps(fields, _plain)[1:-1]
-    except Exception:  # noqa: BLE001 - any object can raise anything while it is read
-        return _slow(fields)
-    if len(encoded) > MAX_LINE_BYTES - _HEADROOM:
-        return _slow(fields)
-    if b"null" in encoded and _has_nonfinite(fields, 0):
-        return _slow(fields)
-    return encoded
+        encoded = _dumps(fields, _plain)[1:-1]
+        exact = b"null" not in encoded or not _has_nonfinite(fields, 0)
+        if exact and len(encoded) <= _LONGEST:
+            return encoded
+    except Exception:  # noqa: BLE001, S110 - anything can raise while it is read
+        pass
+    return _slow(fields)
 
 
 def safe_text(value: object) -> str:
@@ -62,7 +61,9 @@ def safe_text(value: object) -> str:
     return text
 
 
-def exception_field(exc_info: ExcInfo, text: str | None = None) -> dict[str, Any]:
+def exception_field(
+    error: BaseException, trace: TracebackType | None, text: str | None = None
+) -> dict[str, Any]:
     """Describe an exception with its chain.
 
     Returns:
@@ -71,7 +72,7 @@ def exception_field(exc_info: ExcInfo, text: str | None = None) -> dict[str, Any
         for one raised while another was handled) and `exceptions` of a group, each in
         the same form without `stack`.
     """
-    kind, error, trace = exc_info
+    kind = type(error)
     if text is None:
         try:
             text = "".join(traceback.format_exception(kind, error, trace))
@@ -149,17 +150,13 @@ def _has_nonfinite(value: object, depth: int) -> bool:
 
 def _slow(fields: dict[str, Any]) -> bytes:
     """Encode what the fast way could not: rebuild, then shorten until it fits."""
-    limit = MAX_LINE_BYTES - _HEADROOM
-    for longest in (limit, limit // 8, 64 * 1024, 1024, 64):
-        safe = {
-            _key(name): _safe(value, 0, longest, set())
-            for name, value in list(fields.items())
-        }
+    for longest in (_LONGEST, _LONGEST // 8, 64 * 1024, 1024, 64):
+        safe = _keyed(fields, 0, longest, set())
         try:
             encoded = orjson.dumps(safe)[1:-1]
         except (TypeError, RecursionError):
             continue
-        if len(encoded) <= limit:
+        if len(encoded) <= _LONGEST:
             return encoded
     names = list(fields)
     kept = {
@@ -169,6 +166,19 @@ def _slow(fields: dict[str, Any]) -> bytes:
     }
     kept["truncated_fields"] = str(max(len(names) - 64, 0))
     return orjson.dumps(kept)[1:-1]
+
+
+def _keyed(
+    pairs: Mapping[Any, Any], depth: int, longest: int, seen: set[int]
+) -> dict[str, object]:
+    """Rebuild a mapping; of names that read the same, the later get underscores."""
+    found: dict[str, object] = {}
+    for name, value in list(pairs.items()):
+        text = _key(name)
+        while text in found:
+            text += "_"
+        found[text] = _safe(value, depth, longest, seen)
+    return found
 
 
 def _key(name: object) -> str:
@@ -203,10 +213,7 @@ def _rebuilt(value: object, depth: int, longest: int, seen: set[int]) -> object:
             return _cut(_shallow(value), min(longest, 1024))
         inner = seen | {id(value)}
         if isinstance(value, Mapping):
-            return {
-                _key(name): _safe(each, depth + 1, longest, inner)
-                for name, each in list(value.items())
-            }
+            return _keyed(value, depth + 1, longest, inner)
         return [_safe(each, depth + 1, longest, inner) for each in list(value)]
     plain = _plain(value)
     if isinstance(plain, str):

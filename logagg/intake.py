@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence as SequenceOf
 from time import CLOCK_MONOTONIC, clock_gettime_ns
 from typing import Any
 
@@ -20,7 +21,7 @@ import orjson
 
 from logagg import wire
 from logagg.sequence import Sequence
-from logagg.spool import orphans
+from logagg.spool import open_segment, orphans
 from logagg.wire import (
     KEY_END,
     MAX_LINE_BYTES,
@@ -99,7 +100,12 @@ class Worker:
     """
 
     def __init__(
-        self, connection: socket.socket, pipe: int, hello: dict[str, Any], peer: int
+        self,
+        connection: socket.socket,
+        pipe: int,
+        hello: dict[str, Any],
+        peer: int,
+        spool_dirs: SequenceOf[str] = (),
     ) -> None:
         self.connection = connection
         self.pipe = pipe
@@ -122,6 +128,7 @@ class Worker:
         self.heard_end = False
         self.bytes_read = 0
         self.asked: list[dict[str, Any]] = []
+        self._spool_dirs = spool_dirs
         self.lines: list[bytes] = []
         self.taken: list[Segment] = []
         self.hold_key = b""
@@ -264,9 +271,10 @@ class Worker:
     def add_segment(self, message: dict[str, Any]) -> None:
         """Open a spool segment that the worker told of; a missing one is a hole."""
         path = str(message["segment"])
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            descriptor = os.open(path, flags)
+            if not self.owns(path):
+                raise OSError("not a segment of this worker")
+            descriptor = open_segment(path)
         except OSError:
             # Taken in and removed already, by us or by the consumer before us.
             self.sequence.forgive(int(message["first"]), int(message["last"]))
@@ -275,6 +283,11 @@ class Worker:
         self.segments.append(segment)
         self.taken.append(segment)
         self.taken.sort(key=lambda each: each.last)
+
+    def owns(self, path: str) -> bool:
+        """Whether a path is that of a segment of this worker's, by its name."""
+        folder, name = os.path.split(path)
+        return name.startswith(f"{self.stream}-") and folder in self._spool_dirs
 
     def add_kept(self, descriptor: int) -> None:
         """Take in what the worker kept because it was not acknowledged."""

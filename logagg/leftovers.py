@@ -12,7 +12,7 @@ from typing import Self
 
 from logagg.intake import CHUNK_BYTES, Ended, Segment
 from logagg.sequence import Sequence
-from logagg.spool import orphans
+from logagg.spool import open_segment, orphans
 from logagg.wire import is_line, key, seq_of
 
 __all__ = ["Leftovers"]
@@ -51,7 +51,7 @@ class Leftovers:
         """All lines, for finding out which are written already."""
         found: list[bytes] = []
         for path in self._paths:
-            with open(path, "rb") as file:
+            with open(open_segment(path), "rb") as file:
                 found += [line for line in file.read().split(b"\n") if is_line(line)]
         return found
 
@@ -94,7 +94,7 @@ class Leftovers:
         if stream != self._stream:
             self._stream = stream
             self._sequence = Sequence(first)
-        self._segment = Segment(os.open(path, os.O_RDONLY | os.O_CLOEXEC), path, 0)
+        self._segment = Segment(open_segment(path), path, 0)
 
     def close(self) -> None:
         """Remove what was read."""

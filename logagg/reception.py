@@ -167,7 +167,8 @@ class Reception:
         self, connection: socket.socket, hello: dict[str, Any], fds: list[int]
     ) -> None:
         peer, _, _ = address.peer(connection)
-        worker = Worker(connection, fds[0], hello, peer)
+        folders = address.spool_dirs(self._consumer.identifier)
+        worker = Worker(connection, fds[0], hello, peer, folders)
         if len(fds) == 4:
             worker.add_kept(fds[3])
         for each in hello.get("segments", []):

@@ -17,13 +17,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 from dataclasses import dataclass
 from typing import Any
 
-from logagg.address import spool_dir
+from logagg.address import spool_dir, spool_dirs
 from logagg.wire import seq_of
 
-__all__ = ["CAP_BYTES", "Parking", "Segment", "orphans"]
+__all__ = ["CAP_BYTES", "Parking", "Segment", "open_segment", "orphans"]
 
 CAP_BYTES = 1024 * 1024 * 1024
 """A process's share of the disk (1 GiB); beyond it the newest records are dropped.
@@ -188,23 +189,39 @@ class Parking:
         self._ended.clear()
 
 
+def open_segment(path: str) -> int:
+    """Open a segment for reading.
+
+    Raises:
+        OSError: It is missing, or not a plain file of ours with one name.
+    """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    file = os.open(path, flags)
+    status = os.fstat(file)
+    plain = stat.S_ISREG(status.st_mode) and status.st_nlink == 1
+    if not plain or status.st_uid != os.getuid():
+        os.close(file)
+        raise OSError(errno.EINVAL, f"{path} is not a plain file of ours")
+    return file
+
+
 def orphans(identifier: str) -> list[str]:
     """Segments of an address that no living process holds, oldest first.
 
     Files that are not ours or not plain files are left out.
     """
-    folder = spool_dir(identifier, create=False)
     found = []
-    try:
-        names = sorted(os.listdir(folder))
-    except OSError:
-        return []
-    for name in names:
-        path = os.path.join(folder, name)
-        if not name.endswith(SUFFIX):
+    paths = []
+    for folder in spool_dirs(identifier):
+        try:
+            paths += [os.path.join(folder, name) for name in os.listdir(folder)]
+        except OSError:
+            continue
+    for path in sorted(paths, key=os.path.basename):
+        if not path.endswith(SUFFIX):
             continue
         try:
-            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            file = open_segment(path)
         except OSError:
             continue
         try:

@@ -22,11 +22,9 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from logagg.attach import Attachment, Overflow
 from logagg.encode import body, exception_field, safe_text
-from logagg.handler import FLUSH_TIMEOUT, connected
+from logagg.handler import FLUSH_TIMEOUT, TAKEN, add, connected
 
 __all__ = ["Logger", "LoggerFactory", "configure"]
-
-_OWN = ("timestamp", "level", "worker", "seq", "received", "late")
 
 
 class Logger:
@@ -55,14 +53,12 @@ class Logger:
             "thread": thread.name,
         }
         for name, value in rest.items():
-            if name in fields or name in _OWN:
-                if name == "level":
-                    continue  # structlog's add_log_level: it says what we know
-                if name == "logger":
-                    fields["logger"] = value
-                    continue
-                name += "_"  # noqa: PLW2901 - a clashing name is kept under another
-            fields[name] = value
+            if name == "logger":
+                fields["logger"] = value
+            elif name == "exception" or (name not in fields and name not in TAKEN):
+                fields[name] = value
+            elif name != "level":  # structlog's add_log_level says what we know
+                add(fields, name, value)
         self._attachment.send(level, body(fields))
 
     def debug(self, event: Any = "", **rest: Any) -> None:
@@ -161,12 +157,13 @@ def structure_exception(_: WrappedLogger, __: str, event: EventDict) -> EventDic
     """A processor: `exc_info` becomes `exception` as in `logging`'s records."""
     info = event.pop("exc_info", None)
     if info:
-        if isinstance(info, BaseException):
-            info = (type(info), info, info.__traceback__)
-        elif not isinstance(info, tuple):
-            info = sys.exc_info()
-        if info[0] is not None:
-            event["exception"] = exception_field(info)
+        error = info
+        if isinstance(info, tuple) and len(info) == 3:
+            error = info[1]
+        elif not isinstance(info, BaseException):
+            error = sys.exc_info()[1]
+        if isinstance(error, BaseException):
+            event["exception"] = exception_field(error, error.__traceback__)
     return event
 
 

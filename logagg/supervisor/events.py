@@ -36,6 +36,7 @@ class Reporter:
             {
                 "level": "info" if calm else "error",
                 "event": "worker_exit",
+                "after_pid": member.pid,  # not a field: the consumer waits for it
                 "message": (
                     f"worker {member.slot} {verb}: {end.how} (pid {member.pid}), "
                     f"{end.reason}{count}, after {end.uptime:.1f} s{what_next}"

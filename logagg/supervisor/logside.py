@@ -25,8 +25,9 @@ import orjson
 
 from logagg import launch
 from logagg.address import runtime_dir
+from logagg.channel import standard_streams
 from logagg.clock import measure_offset
-from logagg.errors import ConsumerGone
+from logagg.errors import ConfigError, ConsumerGone
 from logagg.supervisor.member import Member
 
 __all__ = ["LogSide"]
@@ -34,6 +35,7 @@ __all__ = ["LogSide"]
 MOST_EVENTS = 10_000
 QUICK_DEATHS = 5
 RETRY = 0.2
+START_TIMEOUT = 15.0
 
 
 class _Kept:
@@ -77,6 +79,8 @@ class LogSide:
         self._events: deque[bytes] = deque(maxlen=MOST_EVENTS)
         self._hold: socket.socket | None = None
         self._closing = False
+        self._refused: list[str] = []
+        self._welcome = asyncio.Event()
         self._deaths: deque[float] = deque(maxlen=QUICK_DEATHS)
         self._loop = asyncio.get_running_loop()
         self._listener = launch.listen(self.path)
@@ -92,8 +96,6 @@ class LogSide:
             "socket": self.path,
             "restarted": restarted,
             "offset": self._offset,
-            "sinks": list(self._sinks),
-            "stay": False,
         }
         argument = launch.consumer_argument(self._listener, config)
         self._process = subprocess.Popen(
@@ -109,11 +111,13 @@ class LogSide:
 
     def _connect(self) -> None:
         """Tell the consumer that we are here, and hand over what it must read."""
-        hold = self._say({"hello": 1, "kind": "hold"})
+        hello = {"hello": 1, "kind": "hold", "sinks": list(self._sinks)}
+        hold = self._say(hello, standard_streams())
         if hold is None:
             self._loop.call_later(RETRY, self._reconnect)
             return
         self._hold = hold
+        self._loop.add_reader(hold.fileno(), self._hear)
         for kept in self._streams:
             self._hand_over(kept)
         self._send_events()
@@ -121,6 +125,53 @@ class LogSide:
     def _reconnect(self) -> None:
         if self._hold is None and not self._closing:
             self._connect()
+
+    def _hear(self) -> None:
+        """Read what the consumer says: that a sink is refused, that all is open.
+
+        What it says must be read: an unread word at our end would, when we close,
+        cost the words of ours that it has not read yet (unix(7), ECONNRESET).
+        """
+        assert self._hold is not None
+        try:
+            packet = self._hold.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            packet = b""
+        if not packet:
+            self._loop.remove_reader(self._hold.fileno())
+            return
+        message = orjson.loads(packet)
+        if "error" in message:
+            self._refused.append(str(message["error"]))
+        if "welcome" in message:
+            self._welcome.set()
+
+    async def opened(self) -> None:
+        """Wait until the sinks are open.
+
+        Raises:
+            ConfigError: The consumer refused one of them.
+            ConsumerGone: It did not come up.
+        """
+        waits = [
+            asyncio.ensure_future(self._welcome.wait()),
+            asyncio.ensure_future(self._ended.wait()),
+        ]
+        await asyncio.wait(waits, timeout=START_TIMEOUT, return_when="FIRST_COMPLETED")
+        for wait in waits:
+            wait.cancel()
+        if self._refused:
+            raise ConfigError("; ".join(self._refused))
+        if not self._welcome.is_set():
+            raise ConsumerGone("the consumer did not start; see the lines above")
+
+    def _let_go(self) -> None:
+        if self._hold is not None:
+            self._loop.remove_reader(self._hold.fileno())
+            self._hold.close()
+            self._hold = None
 
     def _say(
         self, hello: dict[str, Any], fds: list[int] | None = None
@@ -193,9 +244,7 @@ class LogSide:
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         self._ended.set()
-        if self._hold is not None:
-            self._hold.close()
-            self._hold = None
+        self._let_go()
         if self._closing:
             return
         now = self._loop.time()
@@ -238,8 +287,11 @@ class LogSide:
             self._send_events()
         self._closing = True
         if self._hold is not None:
-            self._hold.close()
-            self._hold = None
+            # The connection stays open until the consumer ends, see `_hear`.
+            try:
+                self._hold.send(b'{"leave":1}')
+            except OSError:
+                self._let_go()
         try:
             await asyncio.wait_for(
                 self._ended.wait(), max(deadline - self._loop.time(), 0.1)
@@ -248,6 +300,7 @@ class LogSide:
             self._loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
             self._process.returncode = 0  # left to itself, on purpose
+            self._let_go()
             done = False
         else:
             done = self._process.returncode == 0

@@ -143,11 +143,13 @@ class Supervisor:
             for address in self.options.binds:
                 self.listeners.bind(address)
             self._take_signals()
+            await self.logs.opened()
             for _ in range(self.options.workers):
                 self.slots.open()
             self.watcher.start()
             self.ready.set()
-            await self._over.wait()
+            if self._status is None:
+                await self._over.wait()
         finally:
             await self._finish()
         return self._outcome(), self._signal

@@ -45,7 +45,7 @@ which   -n, --lines N|all   how many past ones (10; all with -S, --after or -)
         -w, --worker W      number, process name or pid      --logger NAME
         -g, --grep RE       in message or traceback; -v, --exclude RE: none of it
         -i, --ignore-case   --fixed (plain text); small letters match both anyway
-        -A/-B/-C N          lines after, before, around; --socket PATH, --file PATH
+        -A, -B, -C N        lines after, before, around; --socket PATH, --file PATH
 how     -o, --format F      pretty plain json logfmt message full; --json; --raw
         --fields a,b        --hide a,b|*    --full (never cut)    -H, --highlight RE
         --time F            clock full iso delta epoch none; --utc
@@ -109,25 +109,14 @@ class _Command(click.Command):
         formatter.write(self.page)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        turned = [a for a in args if _TURNED.match(a)]
-        rest = [a for a in args if not _TURNED.match(a)]
-        ctx.meta["turned"] = turned
+        ctx.meta["turned"] = [word for word in args if _TURNED.match(word)]
+        rest = [word for word in args if not _TURNED.match(word)]
         return super().parse_args(ctx, rest)
 
     def invoke(self, ctx: click.Context) -> Any:
-        ctx.params["matches"] = (*ctx.params.get("matches", ()), *ctx.meta["turned"])
-        try:
-            return super().invoke(ctx)
-        except LogaggError as error:
-            raise _Failed(error) from error
-
-
-class _Failed(click.ClickException):
-    """An error of ours, with its exit status."""
-
-    def __init__(self, error: LogaggError) -> None:
-        super().__init__(str(error))
-        self.exit_code = error.exit_status  # type: ignore[misc]  # as click's own do
+        if "matches" in ctx.params:
+            ctx.params["matches"] += tuple(ctx.meta["turned"])
+        return super().invoke(ctx)
 
 
 class _Tail(_Command):
@@ -436,7 +425,6 @@ def top(**options: Any) -> None:
     from logagg.view import discover
     from logagg.view import top as watching
 
-    options.pop("matches", None)
     find = discover.finder(options["socket"])
     interval = parse_duration(options["interval"])
     if interval < 0.1:

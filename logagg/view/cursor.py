@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
 from logagg.errors import ConfigError
 from logagg.view.times import iso_ns
@@ -53,9 +52,9 @@ class Cursor:
     def __str__(self) -> str:
         return f"{self.timestamp},{self.worker},{self.seq}"
 
-    def fields(self) -> dict[str, Any]:
+    def fields(self) -> list[str | int]:
         """As JSON, for the consumer."""
-        return {"timestamp": self.timestamp, "worker": self.worker, "seq": self.seq}
+        return [self.timestamp, self.worker, self.seq]
 
     @property
     def instant_ns(self) -> int:

@@ -27,6 +27,7 @@ from logagg.view import foreign
 from logagg.view.match import Match
 
 CHUNK_BYTES = 1 << 20
+HEAD_BYTES = 200
 LONGEST_BYTES = 64 << 20  # a line longer than this is cut into several
 
 Select = Callable[[bytes], list[bytes]]
@@ -53,14 +54,16 @@ class Series:
         path: The name.
         older: Rotated files, oldest first.
         current: The file itself, open, or None when it is not there.
-        end: The current file's size when it was opened; what follows is for whoever
-            follows the file.
+        end: Where the current file ended when it was opened, or its last whole line;
+            what comes then is for whoever follows the file.
+        head: The file's first bytes then.
     """
 
     path: str
     older: list[str] = field(default_factory=list)
     current: IO[bytes] | None = None
     end: int = 0
+    head: bytes = b""
 
     def close(self) -> None:
         """Let go of the file."""
@@ -69,8 +72,13 @@ class Series:
             self.current = None
 
 
-def open_series(path: str, *, missing_ok: bool = False) -> Series:
+def open_series(path: str, *, follow: bool = False) -> Series:
     """Open a name for reading.
+
+    Args:
+        path: The name.
+        follow: It will be followed: it need not be there yet, and a line that is not
+            finished yet is left for later.
 
     Raises:
         ConfigError: Nothing can be read there; the message names the reason.
@@ -80,13 +88,16 @@ def open_series(path: str, *, missing_ok: bool = False) -> Series:
         series.current = open(path, "rb")  # noqa: SIM115 - the series closes it
     except FileNotFoundError:
         series.older = rotated(path)
-        if not series.older and not missing_ok:
+        if not series.older and not follow:
             raise ConfigError(f"{path}: there is no such file") from None
         return series
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     status = os.fstat(series.current.fileno())
+    series.head = head_of(series.current)
     series.end = status.st_size
+    if follow:
+        series.end = _end_of_line(series.current, series.end)
     # Listed after opening: what was rotated in between is the file we hold.
     for other in rotated(path):
         with contextlib.suppress(OSError):
@@ -94,6 +105,23 @@ def open_series(path: str, *, missing_ok: bool = False) -> Series:
             if (found.st_dev, found.st_ino) != (status.st_dev, status.st_ino):
                 series.older.append(other)
     return series
+
+
+def head_of(stream: IO[bytes]) -> bytes:
+    """The first line of a file, as much of it as tells it apart from others."""
+    data = os.pread(stream.fileno(), HEAD_BYTES, 0)
+    return data[: data.find(b"\n") + 1] or data
+
+
+def _end_of_line(stream: IO[bytes], place: int) -> int:
+    """Where the last whole line before a place ends."""
+    while place > 0:
+        size = min(place, 1 << 16)
+        cut = os.pread(stream.fileno(), size, place - size).rfind(b"\n") + 1
+        place -= size
+        if cut:
+            return place + cut
+    return 0
 
 
 def rotated(path: str) -> list[str]:

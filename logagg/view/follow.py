@@ -31,7 +31,6 @@ from typing import IO
 from logagg.view import files
 from logagg.view.files import Select, Series
 
-_HEAD_BYTES = 200
 _LINGER = 10.0  # seconds to go on looking at a file that was renamed
 _PATIENCE = 2.0  # seconds that a name may lead nowhere before we say so
 
@@ -61,11 +60,8 @@ class Follower:
         self._old: list[tuple[IO[bytes], int, bytes, float]] = []
         self._missing_since: float | None = None
         self._told = False
-        self._head = b""
+        self._head = series.head
         series.current = None
-        if self._file is not None:
-            self._head = self._read_head(self._file)
-            self._rewind_to_line(self._file)
 
     def poll(self) -> list[bytes]:
         """What matches of the lines that came since the last poll."""
@@ -100,27 +96,10 @@ class Follower:
             return False
         return _same(os.fstat(self._file.fileno()), status)
 
-    def _read_head(self, stream: IO[bytes]) -> bytes:
-        data = os.pread(stream.fileno(), _HEAD_BYTES, 0)
-        return data[: data.find(b"\n") + 1] or data
-
-    def _rewind_to_line(self, stream: IO[bytes]) -> None:
-        """Start at the beginning of a line that is not finished yet."""
-        place = self._place
-        while place > 0:
-            size = min(place, 1 << 16)
-            data = os.pread(stream.fileno(), size, place - size)
-            cut = data.rfind(b"\n") + 1
-            if cut:
-                self._place = place - size + cut
-                return
-            place -= size
-        self._place = 0
-
     def _check_truncated(self) -> None:
         if self._file is None:
             return
-        head = self._read_head(self._file)
+        head = files.head_of(self._file)
         shorter = os.fstat(self._file.fileno()).st_size < self._place
         if shorter or not head.startswith(self._head):
             self._note(f"{self.path} was truncated")
@@ -184,7 +163,7 @@ class Follower:
         if before is not None:
             self._read_between(found, before, os.fstat(stream.fileno()))
         self._file, self._place, self._carry = stream, 0, b""
-        self._head = self._read_head(stream)
+        self._head = files.head_of(stream)
         self._read(found)
 
     def _read_between(
@@ -199,7 +178,7 @@ class Follower:
         for path in files.rotated(self.path):
             with contextlib.suppress(OSError, EOFError), open(path, "rb") as stream:
                 status = os.fstat(stream.fileno())
-                first = files.unpacked(stream, path).read(_HEAD_BYTES)
+                first = files.unpacked(stream, path).read(files.HEAD_BYTES)
                 seen.append((path, status, first))
         places = [i for i, (_, s, _) in enumerate(seen) if _same(s, ours)] or [
             i for i, (_, _, first) in enumerate(seen) if head and first.startswith(head)

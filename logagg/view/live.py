@@ -202,7 +202,8 @@ class Live:
         if "run" in told:
             run, workers = str(told["run"]), told.get("workers", "?")
             if self._run is None:
-                self._note(f"following run {run}, {workers} workers")
+                plural = "" if workers == 1 else "s"
+                self._note(f"following run {run}, {workers} worker{plural}")
             elif run == self._run:
                 self._note(f"reconnected to run {run}")
             else:

@@ -69,7 +69,7 @@ class FileSource:
         self._since = since
         self._after = after
         self._follow = follow
-        self._series = [files.open_series(p, missing_ok=follow) for p in paths]
+        self._series = [files.open_series(p, follow=follow) for p in paths]
         self._followers: list[Follower] = []
         self._quiet = 0
 

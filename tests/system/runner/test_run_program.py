@@ -296,3 +296,22 @@ def test_workers_max_obeys_affinity(run: Any) -> None:
     assert run.wait() == 0
     assert [r["worker"] for r in run.records(message="hi")] == ["1"]
     assert Path(run.log).exists()
+
+
+@pytest.mark.parametrize(
+    ("sink", "part"),
+    [
+        ("nonsense:x", "nonsense"),
+        ("file:/proc/none/app.log", "/proc/none"),
+        ("file:app.log?max_bytes=many", "max_bytes"),
+    ],
+)
+def test_a_sink_that_cannot_work_is_refused(run: Any, sink: str, part: str) -> None:
+    """Before any worker starts: one line naming it, status 2."""
+    run.write("app.py", "print('ran')")
+
+    assert run.start("-w", 1, "--sink", sink, "app.py", sink=False).wait() == 2
+
+    assert part in run.err
+    assert len(run.err.strip().splitlines()) == 1
+    assert "ran" not in run.out

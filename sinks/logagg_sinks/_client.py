@@ -1,0 +1,326 @@
+"""One HTTP exchange with deadlines on every phase, or a failure that says what it was.
+
+Guarantees: certificates are verified, TLS 1.2 is the least; files of certificates are
+read again when they change. No redirect is followed. The body goes out with its length,
+never chunked. An answer is read whole before it counts, up to a limit, and uncompressed
+on the wire, so that it cannot be a bomb. Each phase has its own deadline: whoever
+accepts and never reads, reads and never answers, or answers a byte a second, is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies_environment, proxy_bypass
+
+import aiohttp
+from yarl import URL
+
+from logagg.errors import ConfigError
+
+__all__ = ["Client", "Deadlines", "Failure", "Response", "Tls", "check_target"]
+
+DIAGNOSTIC_BYTES = 64 * 1024
+"""How much of an answer that is not parsed is kept."""
+PARSED_BYTES = 4 * 1024 * 1024
+"""How large an answer may be; the number is the one that OTLP recommends."""
+_CHUNK = 64 * 1024
+
+_CONNECTING, _SENDING = "connecting", "sending"
+_WAITING, _READING = "waiting for the answer", "reading the answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """How long each phase may take, in seconds.
+
+    Attributes:
+        connect: Name look-up, TCP and TLS, together.
+        write: Sending the body.
+        answer: From the end of the body to the answer's head.
+        total: Everything.
+    """
+
+    connect: float = 10.0
+    write: float = 30.0
+    answer: float = 30.0
+    total: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Files for TLS, and the name that the certificate must have.
+
+    Attributes:
+        ca_file: Authorities to trust instead of the system's.
+        cert_file: The client's certificate.
+        key_file: Its key, when it is not in the same file.
+        server_name: The name to ask for and verify, when it is not the URL's host.
+    """
+
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+    server_name: str = ""
+
+    def state(self) -> tuple[object, ...]:
+        """Changes when one of the files does."""
+        found: list[object] = []
+        for path in (self.ca_file, self.cert_file, self.key_file):
+            if not path:
+                continue
+            try:
+                status = os.stat(path)
+            except OSError as error:
+                found.append(error.errno)
+            else:
+                found.append((status.st_ino, status.st_mtime_ns, status.st_size))
+        return tuple(found)
+
+    def context(self) -> ssl.SSLContext:
+        """Read the files; blocks for the disk. Raises OSError when one is no good."""
+        context = ssl.create_default_context(cafile=self.ca_file or None)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if self.cert_file:
+            context.load_cert_chain(self.cert_file, self.key_file or None)
+        return context
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer that was read to its end.
+
+    Attributes:
+        status: Its status.
+        headers: Its headers; look them up in lower case.
+        body: Its body.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        """The beginning of the body, for people."""
+        return self.body[:DIAGNOSTIC_BYTES].decode("utf-8", "replace")
+
+
+class Failure(Exception):
+    """No answer, or none that can be used.
+
+    Attributes:
+        ambiguous: The target may have taken what was sent.
+        hold: Trying again will not help before somebody sees to it.
+        too_large: The answer was larger than allowed.
+        cut_off: The target closed the connection while the body was being sent, as
+            some do with a body that is too large.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        ambiguous: bool = False,
+        hold: bool = False,
+        too_large: bool = False,
+        cut_off: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.ambiguous = ambiguous
+        self.hold = hold
+        self.too_large = too_large
+        self.cut_off = cut_off
+
+
+class _Phase:
+    """The deadline of the phase at hand, never later than that of the whole."""
+
+    def __init__(self, deadlines: Deadlines) -> None:
+        self._now = asyncio.get_running_loop().time
+        self._end = self._now() + deadlines.total
+        self.name = _CONNECTING
+        self.timeout = asyncio.timeout_at(self._until(deadlines.connect))
+
+    def _until(self, seconds: float) -> float:
+        return min(self._now() + seconds, self._end)
+
+    def enter(self, name: str, seconds: float) -> None:
+        """Begin the next phase, unless an early answer has begun the last one."""
+        if self.name != _READING:
+            self.name = name
+            self.timeout.reschedule(self._until(seconds))
+
+
+class Client:
+    """Sends requests to one target, one at a time, on a connection that is kept.
+
+    Args:
+        url: The target, with its query.
+        tls: Files for TLS.
+        deadlines: How long each phase may take.
+        proxy: A proxy's URL; "" takes the environment's (HTTPS_PROXY, NO_PROXY).
+    """
+
+    def __init__(
+        self, url: str, *, tls: Tls, deadlines: Deadlines, proxy: str = ""
+    ) -> None:
+        self.url = URL(url)
+        self._tls = tls
+        self._deadlines = deadlines
+        self._proxy = proxy
+        self._session: aiohttp.ClientSession | None = None
+        self._state: tuple[object, ...] | None = None
+        self._context: ssl.SSLContext | None = None
+
+    async def send(
+        self,
+        method: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        query: Mapping[str, str],
+        *,
+        path: str = "",
+    ) -> Response:
+        """Make one exchange.
+
+        Args:
+            method: The request's method.
+            body: Its body.
+            headers: Its headers.
+            query: Parameters that are added to the URL's own.
+            path: Another path at the same target.
+
+        Raises:
+            Failure: There is no answer that can be used.
+        """
+        session = await self._ready()
+        url = self.url.update_query(query) if query else self.url
+        if path:
+            url = url.with_path(path)
+        phase = _Phase(self._deadlines)
+        try:
+            async with (
+                phase.timeout,
+                session.request(
+                    method,
+                    url,
+                    data=self._pieces(body, phase),
+                    headers={**headers, "Content-Length": str(len(body))},
+                    allow_redirects=False,
+                    ssl=self._context or True,
+                    server_hostname=self._tls.server_name or None,
+                    **self._through(url),
+                ) as answer,
+            ):
+                phase.enter(_READING, self._deadlines.total)
+                return await _read(answer)
+        except TimeoutError:
+            raise Failure(
+                f"timed out while {phase.name}", ambiguous=phase.name != _CONNECTING
+            ) from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise _failure(error, phase.name) from None
+
+    async def _pieces(self, body: bytes, phase: _Phase) -> AsyncIterator[bytes]:
+        phase.enter(_SENDING, self._deadlines.write)
+        for at in range(0, len(body), _CHUNK):
+            yield body[at : at + _CHUNK]
+        phase.enter(_WAITING, self._deadlines.answer)
+
+    async def _ready(self) -> aiohttp.ClientSession:
+        state = self._tls.state() if self.url.scheme == "https" else ()
+        if self._session is not None and state == self._state:
+            return self._session
+        await self.close()
+        if self.url.scheme == "https":
+            try:
+                self._context = await asyncio.to_thread(self._tls.context)
+            except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+                why = getattr(error, "strerror", None) or error
+                raise Failure(
+                    f"cannot use the files for TLS: {why}", hold=True
+                ) from None
+        self._state = state
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=1, ssl=self._context or True),
+            timeout=aiohttp.ClientTimeout(total=None),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Accept-Encoding": "identity"},
+            skip_auto_headers=("Content-Type",),
+        )
+        return self._session
+
+    def _through(self, url: URL) -> dict[str, Any]:
+        proxy = self._proxy
+        if not proxy:
+            proxies = getproxies_environment()
+            proxy = proxies.get(url.scheme) or proxies.get("all") or ""
+            if proxy and proxy_bypass(f"{url.host}:{url.port}"):
+                proxy = ""
+        return {"proxy": proxy} if proxy else {}
+
+    async def close(self) -> None:
+        """Close the connection. May be called twice."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+
+async def _read(answer: aiohttp.ClientResponse) -> Response:
+    body = bytearray()
+    async for chunk in answer.content.iter_chunked(_CHUNK):
+        body += chunk
+        if len(body) > PARSED_BYTES:
+            answer.close()
+            raise Failure(
+                f"the answer (status {answer.status}) is larger than "
+                f"{PARSED_BYTES} bytes",
+                ambiguous=True,
+                hold=True,
+                too_large=True,
+            )
+    headers = {name.lower(): value for name, value in answer.headers.items()}
+    return Response(answer.status, headers, bytes(body))
+
+
+def _failure(error: Exception, phase: str) -> Failure:
+    """Say what went wrong without the URL, which may hold secrets."""
+    ambiguous = phase != _CONNECTING
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        why = error.certificate_error
+        return Failure(f"the target's certificate is refused: {why}", hold=True)
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        refused = error.status in (401, 403, 407)
+        return Failure(f"the proxy answered {error.status}", hold=refused)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return Failure(f"cannot connect: {error.os_error.strerror or error.os_error}")
+    cut_off = phase == _SENDING
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        what = "connection closed"
+    elif isinstance(error, OSError) and error.strerror:
+        what = error.strerror
+    else:
+        what = type(error).__name__
+    return Failure(f"{what} while {phase}", ambiguous=ambiguous, cut_off=cut_off)
+
+
+def check_target(url: str, *, what: str) -> None:
+    """Refuse a URL that cannot be a target.
+
+    Raises:
+        ConfigError: It has no host, or a port that is none.
+    """
+    try:
+        parts = urlsplit(url)
+        good = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        URL(url)
+    except ValueError:
+        good = False
+    if not good:
+        raise ConfigError(f"{what}: expected SCHEME://HOST[:PORT]/PATH")

@@ -1,0 +1,307 @@
+"""One worker's lines by several ways: each seq once, in order, everything counted."""
+
+import contextlib
+import os
+import socket
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from logagg import intake, wire
+from logagg.intake import Ended, Worker
+from logagg.sequence import Sequence
+from support import wire_line
+
+START = 1_795_568_400 * 1_000_000_000
+
+
+def line(seq, filling=b"m"):
+    """The wire line with a seq."""
+    return wire_line(START + seq, seq, body=b'"message":"%b"' % filling)
+
+
+def seqs(lines):
+    return [wire.seq_of(each) for each in lines]
+
+
+@given(st.lists(st.integers(0, 300), max_size=20), st.integers(0, 40))
+def test_split_gives_whole_lines_however_the_bytes_are_cut(cuts, count):
+    """A chunk's end may be anywhere: whole lines come out, the rest waits."""
+    data = b"".join(line(n) + b"\n" for n in range(1, count + 1)) + b"a torn end"
+    sequence = Sequence()
+    found = []
+    places = sorted({min(cut, len(data)) for cut in cuts} | {0, len(data)})
+    for start, end in zip(places, places[1:], strict=False):
+        found += sequence.split(data[start:end])
+
+    assert found == [line(n) for n in range(1, count + 1)]
+    assert sequence.tail == b"a torn end"
+
+
+@given(st.lists(st.sets(st.integers(1, 30)).map(sorted), max_size=4))
+def test_ways_with_holes_and_repeats_are_counted_exactly(ways):
+    """What comes again is dropped, what never comes is lost, and both are counted."""
+    sequence = Sequence()
+    out = []
+    for way in ways:
+        rest = [line(n) for n in way]
+        while rest:
+            chosen, rest = sequence.admit(rest)
+            out += chosen
+            if rest:
+                sequence.skip_to(wire.seq_of(rest[0]))
+
+    assert seqs(out) == sorted(set(seqs(out)))
+    assert sequence.admitted == len(out)
+    assert sequence.admitted + sequence.duplicates == sum(map(len, ways))
+    assert sequence.lost == sequence.expected - 1 - len(out)
+    assert sequence.damaged == 0
+
+
+@given(st.lists(st.one_of(st.none(), st.binary(max_size=30)), max_size=20))
+def test_garbage_between_lines_is_counted_and_the_lines_go_on(pieces):
+    """Junk costs nothing but itself, wherever it stands."""
+    sequence = Sequence()
+    lines, expected, junk = [], 0, 0
+    for piece in pieces:
+        if piece is None:
+            expected += 1
+            lines.append(line(expected))
+        else:
+            junk += 1
+            lines.append(piece.replace(b"\n", b""))
+
+    chosen, behind = sequence.admit(lines)
+
+    assert seqs(chosen) == list(range(1, expected + 1))
+    assert behind == []
+    assert sequence.damaged == junk
+
+
+def test_an_announced_torn_line_is_dropped_and_its_whole_is_taken():
+    """The piece in the pipe is not the record; the record comes by another way."""
+    sequence = Sequence()
+    sequence.torn.add(2)
+
+    chosen, _ = sequence.admit([line(1), line(2)[:-4]])
+    whole, _ = sequence.admit([line(2)])
+
+    assert seqs(chosen + whole) == [1, 2]
+    assert whole == [line(2)]
+    assert sequence.damaged == 1
+    assert sequence.torn == set()
+
+
+def test_a_forgiven_hole_is_no_loss():
+    """What an earlier consumer has written is not counted as lost."""
+    sequence = Sequence()
+    sequence.forgive(3, 5)
+
+    sequence.skip_to(8)
+
+    assert sequence.lost == 4
+    assert sequence.expected == 8
+
+
+def test_a_line_left_open_at_the_end_is_torn():
+    """Half a line behind the last newline is counted when its worker is gone."""
+    sequence = Sequence()
+    sequence.split(line(1)[:30])
+
+    sequence.end()
+    sequence.end()
+
+    assert sequence.damaged == 1
+
+
+# ---- all the ways together, with real pipes, files and sockets --------------------
+
+
+class Rig:
+    """A consumer's `Worker` on a real pipe and socket, and the ends of its process."""
+
+    def __init__(self, folder, *, acknowledged=0, again=False):
+        self.folder = folder
+        read, self.pipe = os.pipe()
+        here, self.control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        hello = {
+            "pid": 1,
+            "worker": "1",
+            "stream": "1-a",
+            "acknowledged": acknowledged,
+            "again": again,
+        }
+        self.worker = Worker(here, read, hello, os.getpid())
+        self._segments = 0
+
+    def write(self, numbers):
+        for n in numbers:
+            os.write(self.pipe, line(n) + b"\n")
+
+    def keep(self, numbers):
+        """Hand over lines as those that were kept for a new consumer."""
+        file = os.memfd_create("kept")
+        os.write(file, b"".join(line(n) + b"\n" for n in numbers))
+        os.lseek(file, 0, os.SEEK_SET)
+        self.worker.add_kept(file)
+
+    def park(self, numbers, filling=b"m"):
+        """Make a spool segment; return what announces it."""
+        self._segments += 1
+        path = os.path.join(self.folder, f"1-a-{self._segments}.spool")
+        with open(path, "wb") as file:
+            file.writelines(line(n, filling) + b"\n" for n in numbers)
+        return {"segment": path, "first": min(numbers), "last": max(numbers)}
+
+    def hang_up(self):
+        os.close(self.pipe)
+        self.pipe = -1
+        self.control.close()
+
+    def read(self, budget=1 << 20):
+        """Read until the pipe is at its end, or empty."""
+        out = []
+        for _ in range(10_000):
+            try:
+                lines, drained = self.worker.read(budget)
+            except Ended:
+                return out
+            out += lines
+            if drained:
+                return out
+        raise AssertionError("read never came to an end")
+
+    def close(self):
+        if self.pipe >= 0:
+            self.hang_up()
+        self.worker.close()
+
+
+@pytest.fixture
+def rig(tmp_path):
+    rigs = []
+
+    def make(**options):
+        rigs.append(Rig(str(tmp_path), **options))
+        return rigs[-1]
+
+    yield make
+    for each in rigs:
+        with contextlib.suppress(OSError):
+            each.close()
+
+
+numbers = st.sets(st.integers(1, 40)).map(sorted)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    pipe=numbers,
+    kept=numbers,
+    parked=st.lists(numbers.filter(bool), max_size=3),
+    chunk=st.sampled_from([90, 200, 1000, 256 * 1024]),
+    budget=st.sampled_from([1, 500, 1 << 20]),
+)
+def test_any_mix_of_ways_gives_each_record_once_in_order(
+    rig, monkeypatch, pipe, kept, parked, chunk, budget
+):
+    """Pipe, kept records and segments overlap or leave holes: the union comes out."""
+    monkeypatch.setattr(intake, "CHUNK_BYTES", chunk)
+    made = rig()
+    made.write(pipe)
+    if kept:
+        made.keep(kept)
+    for each in parked:
+        made.worker.add_segment(made.park(each))
+    made.hang_up()
+
+    out = seqs(made.read(budget))
+
+    union = set(pipe) | set(kept) | set().union(*parked)
+    total = len(pipe) + len(kept) + sum(map(len, parked))
+    sequence = made.worker.sequence
+    made.close()
+    assert out == sorted(union)
+    assert sequence.admitted == len(union)
+    assert sequence.duplicates == total - len(union)
+    assert sequence.lost == max(union, default=0) - len(union)
+
+
+def test_a_segment_waits_for_a_long_line_before_it_in_the_pipe(rig, monkeypatch):
+    """A line longer than one read is not given up for a segment behind it."""
+    monkeypatch.setattr(intake, "CHUNK_BYTES", 512)
+    made = rig()
+    os.write(made.pipe, line(1, b"x" * 2000) + b"\n")
+    made.worker.add_segment(made.park([2, 3]))
+
+    out = made.read()
+
+    assert seqs(out) == [1, 2, 3]
+    assert made.worker.sequence.lost == 0
+
+
+def test_a_segment_told_of_between_two_lines_stands_between_them(rig):
+    """Lines written after the segment was announced come behind it."""
+    import orjson
+
+    made = rig()
+    made.write([1, 2])
+    made.control.send(orjson.dumps(made.park([3, 4])))
+    made.write([5])
+
+    out = made.read()
+
+    assert seqs(out) == [1, 2, 3, 4, 5]
+    assert made.worker.sequence.lost == 0
+
+
+def test_the_end_of_a_line_that_a_former_consumer_began_is_no_damage(rig):
+    """At a new consumer the pipe may begin in the middle of a line."""
+    made = rig(acknowledged=3, again=True)
+    os.write(made.pipe, line(4)[20:] + b"\n")
+    made.keep([3, 4])
+    made.write([5])
+
+    out = made.read()
+
+    assert seqs(out) == [4, 5]
+    assert made.worker.sequence.damaged == 0
+    assert made.worker.sequence.lost == 0
+
+
+def test_a_segment_that_is_gone_was_taken_before(rig):
+    """A segment that a former consumer removed is neither lost nor an error."""
+    made = rig()
+    told = made.park([2, 3])
+    os.unlink(told["segment"])
+    made.write([1])
+    made.worker.add_segment(told)
+    made.write([4])
+
+    out = made.read()
+
+    assert seqs(out) == [1, 4]
+    assert made.worker.sequence.lost == 0
+
+
+def test_a_segment_is_not_followed_through_a_link(rig, tmp_path):
+    """A symbolic link in place of a segment is not read."""
+    made = rig()
+    told = made.park([1])
+    link = tmp_path / "link.spool"
+    link.symlink_to(told["segment"])
+
+    made.worker.add_segment({**told, "segment": str(link)})
+
+    assert made.read() == []
+
+
+def test_a_line_without_end_ends_its_source(rig, monkeypatch):
+    """Memory is bounded: who sends an endless line is closed."""
+    monkeypatch.setattr(intake, "MAX_LINE_BYTES", 10_000)
+    made = rig()
+    os.write(made.pipe, b"x" * 20_000)
+
+    with pytest.raises(Ended, match="longer than 10000 bytes"):
+        made.worker.read(1 << 20)

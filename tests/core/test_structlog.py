@@ -1,0 +1,189 @@
+"""structlog: straight into the pipe, and through the standard library."""
+
+import asyncio
+import contextvars
+import logging
+import threading
+
+import pytest
+import structlog
+
+import logagg.structlog
+
+
+@pytest.fixture
+def configured(shared):
+    """structlog sends to the shared consumer; afterwards it is as it was."""
+    structlog.contextvars.clear_contextvars()
+    logagg.structlog.configure(level="debug")
+    yield shared
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+
+
+def test_an_event_is_a_record_with_its_context_as_fields(configured):
+    """Bound values, contextvars and the call's own become fields."""
+    structlog.contextvars.bind_contextvars(request="r1")
+    logger = structlog.get_logger("app.part").bind(user=7)
+
+    logger.warning("hello", ms=1.5, path=None)
+
+    found = configured.record()
+    assert found["level"] == "warning"
+    assert found["logger"] == "app.part"
+    assert found["message"] == "hello"
+    assert (found["request"], found["user"], found["ms"]) == ("r1", 7, 1.5)
+    assert found["path"] is None
+    assert found["seq"] == 1
+    assert found["thread"] == "MainThread"
+
+
+def test_calls_below_the_level_do_nothing(shared):
+    """The level filters in the worker."""
+    logagg.structlog.configure(level="warning")
+    try:
+        structlog.get_logger("x").info("no")
+        structlog.get_logger("x").warning("yes")
+    finally:
+        structlog.reset_defaults()
+
+    assert shared.record()["message"] == "yes"
+
+
+def test_an_exception_is_structured_as_in_logging(configured):
+    """`logger.exception` and `exc_info=` give the same parts."""
+    logger = structlog.get_logger("x")
+    try:
+        raise ValueError("boom")
+    except ValueError as error:
+        logger.exception("failed")
+        logger.error("again", exc_info=error)
+        logger.error("third", exc_info=True)
+    logger.error("none", exc_info=True)
+
+    found = configured.records()
+    kinds = [each.get("exception", {}).get("type") for each in found]
+    assert kinds == ["ValueError", "ValueError", "ValueError", None]
+    assert "Traceback" in found[0]["exception"]["stack"]
+
+
+def test_clashing_names_are_kept(configured):
+    """A caller's field never overwrites one of ours."""
+    structlog.get_logger("x").info("m", seq="mine", pid="mine", timestamp="mine")
+
+    found = configured.record()
+    assert found["seq"] == 1
+    assert [name for name, value in found.items() if value == "mine"] == [
+        "seq_", "pid_", "timestamp_",
+    ]  # fmt: skip
+
+
+def test_two_fields_that_both_would_be_renamed_are_both_kept(configured):
+    """Renaming a clash does not overwrite a field of that name."""
+    structlog.get_logger("x").info("m", seq_="first", seq="second")
+
+    found = configured.record()
+    assert {"first", "second"} <= set(map(str, found.values()))
+
+
+def test_both_ways_share_one_order(configured):
+    """Records of logging and of structlog of one process have one row of seqs."""
+    handler = logagg.Handler()
+    plain = logging.Logger("plain")
+    plain.addHandler(handler)
+    bound = structlog.get_logger("bound")
+    for n in range(50):
+        plain.info("x", extra={"n": 2 * n})
+        bound.info("x", n=2 * n + 1)
+
+    found = configured.records()
+    assert [each["n"] for each in found] == list(range(100))
+    assert [each["seq"] for each in found] == list(range(1, 101))
+    handler.close()
+
+
+def test_any_value_gets_through(configured):
+    """What JSON lacks becomes safe text here too; a broken event does not raise."""
+
+    class Broken:
+        def __repr__(self):
+            raise RuntimeError("no")
+
+        __str__ = __repr__
+
+    structlog.get_logger("x").info(Broken(), value=Broken(), bad="\udcff", set_={1})
+
+    found = configured.record()
+    assert "unprintable" in found["message"]
+    assert "unprintable" in found["value"]
+    assert found["bad"] == "\\udcff"
+
+
+def test_contextvars_stand_on_records_of_logging_too(log, shared):
+    """What structlog's contextvars hold is on every record of the handler."""
+    logger, _ = log
+    structlog.contextvars.clear_contextvars()
+    with structlog.contextvars.bound_contextvars(request="r1", level="clash"):
+        logger.info("in")
+    logger.info("out")
+
+    one, two = shared.records()
+    assert one["request"] == "r1"
+    assert one["level"] == "info"
+    assert "request" not in two
+
+
+def test_each_task_and_thread_has_its_own_context(log, shared):
+    """No record ever carries another task's context: tasks, to_thread, copies."""
+    logger, _ = log
+    structlog.contextvars.clear_contextvars()
+    bind = structlog.contextvars.bind_contextvars
+
+    async def work(n):
+        bind(request=n)
+        for _ in range(5):
+            logger.info("task", extra={"n": n})
+            await asyncio.sleep(0)
+            await asyncio.to_thread(logger.info, "thread", extra={"n": n})
+        context = contextvars.copy_context()
+        thread = threading.Thread(
+            target=context.run, args=(logger.info, "copied"), kwargs={"extra": {"n": n}}
+        )
+        thread.start()
+        thread.join()
+
+    async def main():
+        await asyncio.gather(*(work(n) for n in range(20)))
+
+    asyncio.run(main())
+
+    found = shared.records()
+    assert len(found) == 20 * 11
+    assert all(each["request"] == each["n"] for each in found)
+
+
+def test_structlogs_own_stdlib_chain_works(log, shared):
+    """structlog rendering to `logging` keyword arguments arrives as fields."""
+    logger, _ = log
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.stdlib.render_to_log_kwargs,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=lambda *_: logger,
+    )
+    try:
+        structlog.get_logger().info("hello", user=7)
+    finally:
+        structlog.reset_defaults()
+
+    found = shared.record()
+    assert (found["message"], found["user"]) == ("hello", 7)
+
+
+def test_the_name_is_the_modules_when_none_is_given(configured):
+    """`structlog.get_logger()` without a name is called as its module is."""
+    structlog.get_logger().info("x")
+
+    assert configured.record()["logger"] == __name__

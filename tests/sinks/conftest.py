@@ -1,0 +1,309 @@
+"""Servers on loopback that note what they get and misbehave when they are told to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import ssl
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import pytest
+import zstandard
+from aiohttp import web
+
+from logagg.abc import Sink
+
+TIMEOUT = 15.0
+
+
+@dataclass
+class Seen:
+    """A request as it came."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    headers: dict[str, str]
+    raw: bytes
+    at: float
+
+    @property
+    def body(self) -> bytes:
+        """The body, decompressed."""
+        coding = self.headers.get("content-encoding", "")
+        if coding == "gzip":
+            return gzip.decompress(self.raw)
+        if coding == "zstd":
+            return zstandard.ZstdDecompressor().decompress(
+                self.raw, max_output_size=1 << 26
+            )
+        return self.raw
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The records of an NDJSON body."""
+        return [orjson.loads(line) for line in self.body.splitlines()]
+
+    @property
+    def seqs(self) -> list[int]:
+        """The numbers of its records."""
+        return [record["seq"] for record in self.records]
+
+
+@dataclass
+class Answer:
+    """What the server answers."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+Judge = Callable[[Seen], Answer]
+
+
+class TargetServer:
+    """An aiohttp server in a thread of its own.
+
+    Answers are taken from `script` first, then `default` decides.
+    """
+
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
+        self.seen: list[Seen] = []
+        self.script: list[Answer | Judge] = []
+        self.default: Answer | Judge = Answer()
+        self.connections = 0
+        self._context = context
+        self._changed = threading.Condition()
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._stop: asyncio.Event | None = None
+        self._thread = threading.Thread(target=self._main, daemon=True)
+        self._thread.start()
+        assert self._ready.wait(TIMEOUT)
+
+    def _main(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self._serve())
+        self._loop.close()
+
+    async def _serve(self) -> None:
+        self._stop = asyncio.Event()
+        app = web.Application(client_max_size=1 << 30)
+        app.router.add_route("*", "/{tail:.*}", self._handle)
+        runner = web.AppRunner(app, auto_decompress=False, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=self._context)
+        await site.start()
+        self.port = runner.addresses[0][1]
+        self._ready.set()
+        await self._stop.wait()
+        await runner.cleanup()
+
+    async def _handle(self, request: web.Request) -> web.Response:
+        raw = await request.content.read()
+        seen = Seen(
+            request.method,
+            request.path,
+            dict(request.query),
+            {name.lower(): value for name, value in request.headers.items()},
+            raw,
+            time.monotonic(),
+        )
+        with self._changed:
+            self.seen.append(seen)
+            answer = self.script.pop(0) if self.script else self.default
+            self._changed.notify_all()
+        if callable(answer):
+            answer = await asyncio.to_thread(answer, seen)
+        return web.Response(
+            status=answer.status, body=answer.body, headers=answer.headers
+        )
+
+    def close(self) -> None:
+        """Stop; may be called twice."""
+        if self._thread.is_alive():
+            assert self._stop is not None
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join(TIMEOUT)
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"{'https' if self._context else 'http'}://127.0.0.1:{self.port}"
+
+    @property
+    def seqs(self) -> list[int]:
+        """The numbers of all records that came, in order."""
+        return [seq for seen in self.seen for seq in seen.seqs]
+
+    async def wait(self, requests: int) -> None:
+        """Wait until so many requests have come."""
+
+        def arrived() -> bool:
+            with self._changed:
+                return self._changed.wait_for(
+                    lambda: len(self.seen) >= requests, TIMEOUT
+                )
+
+        assert await asyncio.to_thread(arrived), (
+            f"{len(self.seen)} of {requests} requests came"
+        )
+
+
+@pytest.fixture
+def target() -> Iterator[TargetServer]:
+    """A server that takes everything."""
+    server = TargetServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., TargetServer]]:
+    """Makes servers that are stopped at the end."""
+    servers: list[TargetServer] = []
+
+    def make(context: ssl.SSLContext | None = None) -> TargetServer:
+        servers.append(TargetServer(context))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.close()
+
+
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class RawServer:
+    """A server that does with a connection what it is told, byte by byte."""
+
+    def __init__(self, talk: Talk) -> None:
+        self._talk = talk
+        self.connections = 0
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._main, daemon=True)
+        self._thread.start()
+        assert self._ready.wait(TIMEOUT)
+
+    def _main(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self._serve())
+        self._loop.close()
+
+    async def _serve(self) -> None:
+        self._stop = asyncio.Event()
+        tasks: set[asyncio.Task[None]] = set()
+
+        async def one(
+            reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        ) -> None:
+            self.connections += 1
+            task = asyncio.current_task()
+            assert task is not None
+            tasks.add(task)
+            try:
+                await self._talk(reader, writer)
+            except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+                pass
+            finally:
+                tasks.discard(task)
+                writer.transport.abort()
+
+        server = await asyncio.start_server(one, "127.0.0.1", 0, limit=1024)
+        self.port = server.sockets[0].getsockname()[1]
+        self._ready.set()
+        await self._stop.wait()
+        server.close()
+        for task in list(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    @property
+    def url(self) -> str:
+        """Where it is, for plain HTTP."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def close(self) -> None:
+        """Stop; may be called twice."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join(TIMEOUT)
+
+
+@pytest.fixture
+def serve_raw() -> Iterator[Callable[[Talk], RawServer]]:
+    """Makes raw servers that are stopped at the end."""
+    servers: list[RawServer] = []
+
+    def make(talk: Talk) -> RawServer:
+        servers.append(RawServer(talk))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.close()
+
+
+class Naps:
+    """A sleep that takes no time and is noted."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    async def __call__(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def naps() -> Naps:
+    """A sleep that takes no time."""
+    return Naps()
+
+
+@contextlib.asynccontextmanager
+async def opened(sink: Sink) -> AsyncIterator[Any]:
+    """The sink, open for as long as the block lasts."""
+    await sink.open()
+    try:
+        yield sink
+    finally:
+        await sink.close()
+
+
+async def until(condition: Callable[[], bool], what: str = "it") -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen"
+        await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+def tools() -> Any:
+    """What the tests of sinks share: a test module cannot import its conftest."""
+
+    class Tools:
+        Answer = Answer
+        opened = staticmethod(opened)
+        until = staticmethod(until)
+
+    return Tools
+
+
+@pytest.fixture(autouse=True)
+def _own_state(tmp_path_factory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep spools out of the user's state directory."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
