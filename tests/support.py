@@ -73,7 +73,11 @@ def running(code: str, *args: object, **options: Any) -> Iterator[Any]:
 
 
 def python(
-    code: str, *args: object, status: int | None = 0, timeout: float = 30, **options: Any
+    code: str,
+    *args: object,
+    status: int | None = 0,
+    timeout: float = 30,
+    **options: Any,
 ) -> subprocess.CompletedProcess[str]:
     """Run a Python program given as text to its end; check its exit status."""
     command = [sys.executable, "-c", code, *map(str, args)]
@@ -234,7 +238,9 @@ def consumer(timeout: float = 10.0) -> int:
 def runtime_files() -> list[str]:
     """Sockets, locks and the like that stand in this test's runtime directory."""
     folder = Path(os.environ["XDG_RUNTIME_DIR"])
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir())
+    return sorted(
+        str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir()
+    )
 
 
 def spool_files() -> list[Path]:

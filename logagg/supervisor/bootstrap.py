@@ -6,7 +6,7 @@ module of the program is shadowed, and leaves behind exactly what `python app.py
 loader (so `multiprocessing` finds it), the working directory, and tracebacks that begin
 in the program.
 
-What it adds: the root logger has a `logagg.Handler`, faulthandler is on and answers a
+What it adds: lines on stdout and stderr carry their time (see `stamped`), the root logger has a `logagg.Handler`, faulthandler is on and answers a
 signal with all stacks, `logagg.worker` exists, ports are shared (see `doors`), and an
 exception that ends the program becomes one structured record.
 """
@@ -22,6 +22,7 @@ import os
 import types
 from typing import Any
 
+from logagg.supervisor import stamped
 from logagg.supervisor.inside import Worker
 from logagg.supervisor.layers import die_with_parent
 from logagg.supervisor.start import Start
@@ -45,6 +46,8 @@ def main() -> None:
     faulthandler.enable()
     faulthandler.register(stack_signal(), all_threads=True)
     start.settle(inheritable=False)
+    os.environ["LOGAGG_SLOT_PID"] = str(os.getpid())
+    stamped.install()
     worker = Worker(start)
     _wire_root(start.level)
 

@@ -72,9 +72,7 @@ def compress(kind: Compression, source: int, target: int) -> int:
         OSError: Reading or writing failed.
     """
     compressor: _Compressor = (
-        zlib.compressobj(6, zlib.DEFLATED, 31)
-        if kind is Compression.GZIP
-        else _zstd()
+        zlib.compressobj(6, zlib.DEFLATED, 31) if kind is Compression.GZIP else _zstd()
     )
     total = 0
     while True:

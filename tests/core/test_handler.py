@@ -595,7 +595,9 @@ def test_a_record_that_is_replayed_later_keeps_its_time(log, shared):
     assert "ValueError: x" in str(found)
 
 
-@pytest.mark.parametrize("created", [float("nan"), float("inf"), -1.0, 1e300, "x", None])
+@pytest.mark.parametrize(
+    "created", [float("nan"), float("inf"), -1.0, 1e300, "x", None]
+)
 def test_a_record_with_an_impossible_time_is_sent(log, shared, created, capsys):
     """Whatever a factory put into `created`, the record arrives."""
     logger, _ = log

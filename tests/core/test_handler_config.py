@@ -126,9 +126,7 @@ def test_file_config_works(shared, clean_logging, tmp_path):
         "[formatter_plain]\nformat=%(name)s: %(message)s\n"
     )
 
-    logging.config.fileConfig(
-        tmp_path / "logging.ini", disable_existing_loggers=False
-    )
+    logging.config.fileConfig(tmp_path / "logging.ini", disable_existing_loggers=False)
     logging.getLogger("app").info("x")
 
     assert shared.record()["message"] == "app: x"
@@ -147,7 +145,10 @@ def test_basic_config_with_force_replaces_the_handler(shared, clean_logging):
 def test_basic_config_with_a_format_obeys_it(shared, clean_logging):
     """A format that the user chose makes the message."""
     logging.basicConfig(
-        handlers=[logagg.Handler()], level="INFO", force=True, format="%(name)s>%(message)s"
+        handlers=[logagg.Handler()],
+        level="INFO",
+        force=True,
+        format="%(name)s>%(message)s",
     )
     logging.getLogger("app").info("x")
 

@@ -61,9 +61,7 @@ def test_a_write_that_fails_in_the_middle_leaves_nothing_of_its_line():
     segment = Segment("an-id", "1-a", 1)
     segment.append(line(1), 1)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(
-        resource.RLIMIT_FSIZE, (segment.size_bytes + 500, limits[1])
-    )
+    resource.setrlimit(resource.RLIMIT_FSIZE, (segment.size_bytes + 500, limits[1]))
     try:
         with pytest.raises(OSError, match="too large"):
             segment.append(line(2, size=5000), 2)

@@ -1,0 +1,57 @@
+"""What a worker prints stands among its records where it was printed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def test_prints_and_records_alternate_as_they_were_made(run: Any) -> None:
+    """print, log, print, log …: the file has them in just that order."""
+    run.write(
+        "app.py",
+        "import logging, sys\n"
+        "for n in range(300):\n"
+        "    print('print', n)\n"
+        "    logging.info('log %d', n)\n"
+        "    print('error', n, file=sys.stderr)\n",
+    )
+
+    assert run.start("-w", 1, "app.py").wait(25) == 0
+
+    told = [r["message"] for r in run.records() if r["logger"] != "logagg"]
+    expected = [f"{kind} {n}" for n in range(300) for kind in ("print", "log", "error")]
+    assert told == expected
+
+
+def test_output_of_other_programs_and_of_c_level_is_kept_whole(run: Any) -> None:
+    """Bytes that carry no time (os.write, a subprocess) come through unchanged."""
+    run.write(
+        "app.py",
+        "import os, subprocess, sys\n"
+        "os.write(1, b'raw\\n')\n"
+        "subprocess.run(['echo', 'child'])\n"
+        "print(sys.stdout.fileno(), sys.stdout.encoding, sys.stdout.isatty())\n"
+        "print('no end', end='')\n",
+    )
+
+    assert run.start("-w", 1, "app.py").wait(25) == 0
+
+    told = [r["message"] for r in run.records(stream="stdout")]
+    assert sorted(told) == ["1 utf-8 False", "child", "no end", "raw"]
+    assert told[-1] == "no end"
+
+
+def test_a_redirected_descriptor_gets_plain_text(run: Any, tmp_path: Any) -> None:
+    """After dup2 to a file of its own, a worker's prints are just what it printed."""
+    target = tmp_path / "mine.txt"
+    run.write(
+        "app.py",
+        "import os\n"
+        f"fd = os.open({str(target)!r}, os.O_WRONLY | os.O_CREAT)\n"
+        "os.dup2(fd, 1)\n"
+        "print('only mine')\n",
+    )
+
+    assert run.start("-w", 1, "app.py").wait(25) == 0
+
+    assert target.read_text() == "only mine\n"
