@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from logagg.config import attach
 from logagg.errors import LogaggError
 
 __all__ = ["main"]
@@ -17,6 +18,7 @@ _COMMANDS = {
     "reload": "logagg.supervisor.commands",
     "scale": "logagg.supervisor.commands",
     "stop": "logagg.supervisor.commands",
+    "check": "logagg.check",
     "serve": "logagg.service",
     "send": "logagg.service",
     "status": "logagg.service",
@@ -35,7 +37,7 @@ class _Lazy(click.Group):
         if place is None:
             return super().get_command(ctx, cmd_name)
         command: Any = getattr(import_module(place), cmd_name)
-        return command  # type: ignore[no-any-return]
+        return attach(cmd_name, command)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; an error that we raise on purpose is one line and a status."""

@@ -43,8 +43,11 @@ Examples:
     metavar="URL",
     help="Where records go; may be repeated. Default: stdout:?format=console.",
 )
+@click.option("--metrics", metavar="ADDRESS", help="Serve metrics at [HOST]:PORT.")
 @click.option("--once", is_flag=True, help="End behind the last process that logs.")
-def serve(path: str | None, sinks: tuple[str, ...], once: bool) -> None:
+def serve(
+    path: str | None, sinks: tuple[str, ...], metrics: str | None, *, once: bool
+) -> None:
     """Run the consumer in the foreground (systemd, containers).
 
     Processes that have LOGAGG_SOCKET set to its socket send their records here. TERM

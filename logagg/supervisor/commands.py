@@ -56,6 +56,7 @@ class _Size(click.ParamType[int]):
 @click.option("-m", "module", is_flag=True, help="PROGRAM is a module, as python -m.")
 @click.option("--sink", "sinks", multiple=True, metavar="URL", help="Where records go.")
 @click.option("--level", metavar="LEVEL", help="Of the root loggers. [default: INFO]")
+@click.option("--metrics", metavar="ADDRESS", help="Serve metrics at [HOST]:PORT.")
 @click.option("-b", "--bind", multiple=True, metavar="ADDRESS", help="Share a port.")
 @click.option(
     "--policy",
