@@ -30,6 +30,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import resource
 import select
 import signal
 import socket
@@ -254,6 +255,8 @@ class Consumer:
                 self._ended(source, str(end))
                 continue
             if lines:
+                if not isinstance(source, Stream):
+                    self._suspects.update(map(wire.identity, source.take_suspects()))
                 if isinstance(source, Worker):
                     source.mark(lines)
                     if source.drained:
@@ -333,21 +336,20 @@ class Consumer:
 
     async def recall(self, worker: Worker) -> None:
         """Learn what of a worker's kept records is written, before it is read."""
-        lines = worker.kept_lines()
-        if lines:
-            self._suspects.update(map(wire.identity, lines))
-            await self.fanout.recall(wire.key(lines[0]))
+        worker.suspicious |= self._restarted
+        key = worker.oldest_key() if worker.suspicious else b""
+        if key:
+            await self.fanout.recall(key)
 
     def _take_leftovers(self) -> None:
         """Read what processes that are gone have parked on disk."""
         present = {worker.stream for worker in self._workers()}
         leftovers = Leftovers.find(self.identifier, present)
         if leftovers is not None:
-            self._suspects.update(map(wire.identity, leftovers.lines()))
             self._gathering = asyncio.create_task(self._read_leftovers(leftovers))
 
     async def _read_leftovers(self, leftovers: Leftovers) -> None:
-        await self.fanout.recall(leftovers.first_key())
+        await self.fanout.recall(leftovers.oldest_key())
         self.register(leftovers)
         self._gathering = None
         self.wake()
@@ -435,6 +437,8 @@ class Consumer:
 def main(config: dict[str, Any]) -> None:
     """Be a consumer: what `logagg.launch.spawn` starts."""
     gc.freeze()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # three for each worker
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
     async def live() -> int:

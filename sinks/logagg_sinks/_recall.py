@@ -16,6 +16,8 @@ from logagg.wire import KEY_END, PREFIX, identity
 __all__ = ["recall"]
 
 BLOCK_BYTES = 1024 * 1024
+MOST_BYTES = 64 * 1024 * 1024
+"""How much of a log is read at the most; records parked for longer may come twice."""
 MARGIN_BYTES = 4 * 1024 * 1024
 """How much of older lines is read beyond, for late ones among them."""
 
@@ -30,14 +32,16 @@ def recall(logs: Iterable[list[Path]], since: bytes) -> frozenset[bytes]:
     found: set[bytes] = set()
     for paths in logs:
         older = 0
+        left = MOST_BYTES
         for path in paths:
-            if older > MARGIN_BYTES:
+            if older > MARGIN_BYTES or left <= 0:
                 break
             try:
                 file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             except OSError:
                 continue
             try:
+                left -= os.fstat(file).st_size
                 older = _backwards(file, since, found, older)
             finally:
                 os.close(file)
@@ -48,7 +52,8 @@ def _backwards(file: int, since: bytes, found: set[bytes], older: int) -> int:
     """Read one file from its end; return how many bytes of older lines were met."""
     end = os.fstat(file).st_size
     rest = b""
-    while end > 0 and older <= MARGIN_BYTES:
+    bottom = max(0, end - MOST_BYTES)
+    while end > bottom and older <= MARGIN_BYTES:
         start = max(0, end - BLOCK_BYTES)
         block = os.pread(file, end - start, start) + rest
         end = start
