@@ -110,6 +110,8 @@ class Reception:
         another worker's line caused, that worker is known by the time of the release.
         """
         self._accept()
+        for connection in list(self._waiting):
+            self._hear_hello(connection)
         if self._waiting and clock_gettime(CLOCK_MONOTONIC) > self._look_at:
             now = clock_gettime(CLOCK_MONOTONIC)
             self._look_at = now + 1.0
