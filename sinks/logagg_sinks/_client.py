@@ -12,13 +12,15 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
 import aiohttp
+import aiohttp.abc
+import aiohttp.payload
 from yarl import URL
 
 from logagg.errors import ConfigError
@@ -118,8 +120,8 @@ class SendError(Exception):
         ambiguous: The target may have taken what was sent.
         hold: Trying again will not help before somebody sees to it.
         too_large: The answer was larger than allowed.
-        cut_off: The target closed the connection while the body was being sent, as
-            some do with a body that is too large.
+        cut_off: The target reset the connection before it answered, as some do when
+            a body is too large.
     """
 
     def __init__(
@@ -155,6 +157,40 @@ class _Phase:
         if self.name != _READING:
             self.name = name
             self.timeout.reschedule(self._until(seconds))
+
+
+class _Body(aiohttp.payload.Payload):
+    """A body that marks the phases of its sending, and can be broken off.
+
+    A connection that is only closed would wait for a target that never reads.
+    """
+
+    _value: bytes
+    _autoclose = True
+
+    def __init__(self, value: bytes, phase: _Phase, deadlines: Deadlines) -> None:
+        super().__init__(value)
+        self._size = len(value)
+        self._phase = phase
+        self._deadlines = deadlines
+        self.transport: asyncio.Transport | None = None
+        self.sent = False
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return self._value.decode(encoding, errors)
+
+    async def write(self, writer: aiohttp.abc.AbstractStreamWriter) -> None:
+        self.transport = getattr(writer, "transport", None)
+        self._phase.enter(_SENDING, self._deadlines.write)
+        for at in range(0, len(self._value), _CHUNK):
+            await writer.write(self._value[at : at + _CHUNK])
+        self.sent = True
+        self._phase.enter(_WAITING, self._deadlines.answer)
+
+    def abort(self) -> None:
+        """Break the connection off, if there still is one that was written to."""
+        if self.transport is not None:
+            self.transport.abort()
 
 
 class Client:
@@ -204,14 +240,15 @@ class Client:
         if path:
             url = url.with_path(path)
         phase = _Phase(self._deadlines)
+        content = _Body(body, phase, self._deadlines)
         try:
             async with (
                 phase.timeout,
                 session.request(
                     method,
                     url,
-                    data=self._pieces(body, phase),
-                    headers={**headers, "Content-Length": str(len(body))},
+                    data=content,
+                    headers=headers,
                     allow_redirects=False,
                     ssl=self._context or True,
                     server_hostname=self._tls.server_name or None,
@@ -219,19 +256,18 @@ class Client:
                 ) as answer,
             ):
                 phase.enter(_READING, self._deadlines.total)
-                return await _read(answer)
+                response = await _read(answer)
+            if content.sent:
+                content.transport = None  # it is kept for the next request
         except TimeoutError:
             raise SendError(
                 f"timed out while {phase.name}", ambiguous=phase.name != _CONNECTING
             ) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _failure(error, phase.name) from None
-
-    async def _pieces(self, body: bytes, phase: _Phase) -> AsyncIterator[bytes]:
-        phase.enter(_SENDING, self._deadlines.write)
-        for at in range(0, len(body), _CHUNK):
-            yield body[at : at + _CHUNK]
-        phase.enter(_WAITING, self._deadlines.answer)
+        finally:
+            content.abort()
+        return response
 
     async def _ready(self) -> aiohttp.ClientSession:
         state = self._tls.state() if self.url.scheme == "https" else ()
@@ -299,12 +335,13 @@ def _failure(error: Exception, phase: str) -> SendError:
         refused = error.status in (401, 403, 407)
         return SendError(f"the proxy answered {error.status}", hold=refused)
     if isinstance(error, aiohttp.ClientConnectorError):
-        return SendError(f"cannot connect: {error.os_error.strerror or error.os_error}")
-    cut_off = phase == _SENDING
+        why = error.os_error
+        return SendError(f"cannot connect: {why.strerror or type(why).__name__}")
+    cut_off = phase in (_SENDING, _WAITING)
     if isinstance(error, aiohttp.ServerDisconnectedError):
         what = "connection closed"
-    elif isinstance(error, OSError) and error.strerror:
-        what = error.strerror
+    elif isinstance(error, OSError) and error.errno:
+        what = os.strerror(error.errno)  # aiohttp's own text names the URL
     else:
         what = type(error).__name__
     return SendError(f"{what} while {phase}", ambiguous=ambiguous, cut_off=cut_off)

@@ -43,7 +43,8 @@ __all__ = ["Delivery"]
 log = logging.getLogger("logagg.network")
 
 _INBOX_INTERVAL = 10.0
-_CUT_OFF_LIMIT = 3  # so many connections closed while sending mean: too large
+_CUT_OFF_LIMIT = 3  # so many resets in a row, for so many bytes, mean: too large
+_CUT_OFF_BYTES = 64 * 1024
 _SMALLEST_LIMIT = 1024
 
 
@@ -319,7 +320,7 @@ class Delivery:
                 stack.append([piece[index] for index in verdict.again])
         elif verdict.action in (Action.SPLIT, Action.BISECT) and len(piece) > 1:
             self._count("splits", 1)
-            if verdict.action is Action.SPLIT and not verdict.cut_off:
+            if verdict.action is Action.SPLIT:
                 self._limit = max(min(self._limit, size // 2), _SMALLEST_LIMIT)
             stack += reversed(cut(piece))
         else:
@@ -350,7 +351,7 @@ class Delivery:
                 piece = [piece[index] for index in verdict.again]
                 verdict = Verdict(Action.RETRY, verdict.reason, asked=verdict.asked)
             cut_off = cut_off + 1 if verdict.cut_off else 0
-            if cut_off >= _CUT_OFF_LIMIT and len(piece) > 1:
+            if cut_off >= _CUT_OFF_LIMIT and len(piece) > 1 and _is_large(piece):
                 verdict.action = Action.SPLIT
             if verdict.action not in (Action.RETRY, Action.HOLD):
                 self._recovered()
@@ -479,6 +480,10 @@ class Delivery:
                 )
         self._count("dropped" if letters is None else "dead_lettered", len(lines))
         await self._settle_in(spool, [end for end, *_ in lines])
+
+
+def _is_large(piece: Sequence[Item]) -> bool:
+    return sum(item.size for item in piece) > _CUT_OFF_BYTES
 
 
 async def _first_of(*calls: Awaitable[Any]) -> None:

@@ -279,7 +279,7 @@ class NetworkSink(Sink):
         parts = urlsplit(self._base)
         path = parts.path
         if path in ("", "/"):
-            path = self.target.default_path or path
+            path = self.target.default_path or "/"
         return urlunsplit(parts._replace(path=path))
 
     def _credentials(self) -> Credentials:

@@ -160,7 +160,7 @@ class Verdict:
         uncounted: How many more were refused, nobody knows which.
         warning: It was taken, and `text` is worth a warning.
         ambiguous: The target may have taken it although it did not say so.
-        cut_off: The connection was closed while the body was being sent.
+        cut_off: The connection was reset before there was an answer.
         at_once: `again` is sent without a pause.
         receipt: What to ask the target about, before it counts.
         attempts: How often the records were sent.
