@@ -21,8 +21,9 @@ _COLUMNS = (
 
 def table(status: dict[str, Any]) -> str:
     """Lay out what `control.status` gives."""
+    up, reloads = _duration(status["uptime"]), status["reloads"]
     lines = [
-        f"run {status['pid']}: {status['program']}  up {_duration(status['uptime'])}, {status['reloads']} reloads"
+        f"run {status['pid']}: {status['program']}  up {up}, {reloads} reloads"
     ]
     rows = [_COLUMNS]
     for slot in status["slots"]:
