@@ -178,7 +178,7 @@ def test_a_program_is_linked_by_the_environment_alone(tmp_path, monkeypatch):
 
     done = python(SCRIPT)
 
-    assert done.stderr.count("\n") == 100
+    assert done.stderr.count("who=script") == 100
     settled()
 
 

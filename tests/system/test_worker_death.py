@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -132,7 +133,7 @@ def _stop_within_a_record(process):
     """Suspend a process while its 8 MB line is on its way through the pipe."""
 
     def written():
-        text = open(f"/proc/{process.pid}/io").read()
+        text = Path(f"/proc/{process.pid}/io").read_text()
         return int(text.split("wchar: ")[1].split()[0])
 
     start = written()
