@@ -570,6 +570,18 @@ def test_a_frozen_clock_does_not_disturb_the_order(log, shared):
     assert "created" not in found[3]
 
 
+def test_no_record_is_lost_while_the_clock_stands_still(log, shared):
+    """Records with equal times are all different records."""
+    import freezegun
+
+    logger, _ = log
+    with freezegun.freeze_time("2001-02-03T04:05:06Z"):
+        for _ in range(1000):
+            logger.info("frozen")
+
+    assert len(shared.records()) == 1000
+
+
 def test_a_record_that_is_replayed_later_keeps_its_time(log, shared):
     """What a QueueHandler passes on hours later still says when it happened."""
     import logging.handlers
