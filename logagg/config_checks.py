@@ -45,7 +45,7 @@ def checked(name: str, option: click.Option, setting: Setting) -> Any:
 def _plain(option: click.Option, value: Any, setting: Setting) -> Any:
     """One TOML value as the command line has it: text, except for true and false."""
     if option.is_flag:
-        if isinstance(value, bool) or isinstance(value, str):
+        if isinstance(value, (bool, str)):
             return value
         raise _wrong(setting, "expected true or false")
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):

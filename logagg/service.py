@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -14,6 +15,7 @@ import orjson
 
 from logagg import address, launch
 from logagg.clock import shared_offset
+from logagg.config import reader
 from logagg.encode import body
 from logagg.errors import ConfigError, ConsumerGone
 
@@ -60,7 +62,12 @@ def serve(
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
         raise ConfigError(f"cannot listen at {path}: the directory {folder} is missing")
-    urls = [absolute(sink) for sink in sinks or ("stdout:?format=console",)]
+
+    def chosen(wanted: Sequence[str] | None) -> list[str]:
+        return [absolute(sink) for sink in wanted or ("stdout:?format=console",)]
+
+    read = reader(click.get_current_context(), "sinks")
+    urls = chosen(sinks)
     config: dict[str, Any] = {"socket": path, "sinks": urls, "stay": not once}
     with launch.election(path, 5.0):
         if launch.answers(path):
@@ -73,7 +80,8 @@ def serve(
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
     async def live() -> int:
-        return await Consumer(config).run()
+        reread = None if read is None else (lambda: chosen(read()))
+        return await Consumer(config, reread).run()
 
     sys.exit(asyncio.run(live()))
 
