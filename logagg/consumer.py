@@ -35,7 +35,7 @@ import signal
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from time import CLOCK_MONOTONIC, clock_gettime, clock_gettime_ns
 from typing import Any
 
@@ -93,6 +93,7 @@ class Consumer:
         self.reception = Reception(self, socket.socket(fileno=int(config["fd"])))
         self._reread = reread
         self._reloading: asyncio.Task[str] | None = None
+        self._metrics_fd: int | None = config.get("metrics_fd")
         self._stay = bool(config.get("stay"))
         self._restarted = bool(config.get("restarted"))
         self._wanted = [str(url) for url in config.get("sinks", [])]
@@ -130,12 +131,23 @@ class Consumer:
                 self.reception.close_door(anyway=True)
                 return 2
         self.reception.open()
+        endpoint = await self._serve_metrics()
         await self._serve()
         self._offer(self.merger.release(self.now_ns(), all_ended=True))
         left = await self.fanout.close(CLOSE_GRACE)
         self.reception.serve_viewers()
+        if endpoint is not None:
+            await endpoint()
         address.forget_spool_dir(self.identifier)
         return 1 if left else 0
+
+    async def _serve_metrics(self) -> Callable[[], Awaitable[None]] | None:
+        """Answer at the metrics' socket, if there is one; return what ends it."""
+        if self._metrics_fd is None:
+            return None
+        from logagg.metrics import serve
+
+        return await serve(socket.socket(fileno=self._metrics_fd), self.status)
 
     async def _serve(self) -> None:
         last_use = clock_gettime(CLOCK_MONOTONIC)
@@ -457,6 +469,7 @@ class Consumer:
         """Counters of everything, as JSON."""
         now = clock_gettime_ns(CLOCK_MONOTONIC)
         workers = [worker.statistics() for worker in self._workers()]
+        sinks = self.fanout.statistics()
         return {
             "run": self.run_id,
             "pid": os.getpid(),
@@ -472,7 +485,8 @@ class Consumer:
             "workers_ended": self.report.exits,
             "ended": dict(self.report.totals),
             "workers": workers[:200],
-            "sinks": self.fanout.statistics(),
+            "lag": max((sink["oldest"] for sink in sinks), default=0.0),
+            "sinks": sinks,
         }
 
 
