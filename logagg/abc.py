@@ -139,7 +139,7 @@ class Sink(abc.ABC):
     """
 
     scheme: ClassVar[str] = ""
-    default_policy: ClassVar[Policy] = Policy.BLOCK
+    default_policy: ClassVar[Policy] = Policy.SPOOL
     durable: bool = False
 
     def __init__(self) -> None:

@@ -45,7 +45,7 @@ def checked(name: str, option: click.Option, setting: Setting) -> Any:
 def _plain(option: click.Option, value: Any, setting: Setting) -> Any:
     """One TOML value as the command line has it: text, except for true and false."""
     if option.is_flag:
-        if isinstance(value, bool) or isinstance(value, str):
+        if isinstance(value, (bool, str)):
             return value
         raise _wrong(setting, "expected true or false")
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
@@ -79,8 +79,12 @@ def _wrong(setting: Setting, why: str) -> ConfigError:
 
 def _ask_command(name: str, option: click.Option, value: Any, setting: Setting) -> None:
     """Have the command's own code look at a value that click takes as it is."""
-    if name == "run":
-        ask: Callable[[], Any] = lambda: _ask_run(str(option.name), value)  # noqa: E731
+    if option.name == "metrics":
+        from logagg.metrics import parse
+
+        ask: Callable[[], Any] = lambda: parse(value)  # noqa: E731
+    elif name == "run":
+        ask = lambda: _ask_run(str(option.name), value)  # noqa: E731
     elif name in ("tail", "stats", "top"):
         ask = lambda: _ask_viewer(str(option.name), value)  # noqa: E731
     else:
@@ -97,7 +101,7 @@ def _ask_command(name: str, option: click.Option, value: Any, setting: Setting) 
 def _ask_run(name: str, value: Any) -> None:
     from logagg.supervisor.cluster import run_options
 
-    if name not in ("watch", "module", "metrics"):
+    if name not in ("watch", "module"):
         run_options(None, **{name: value})
 
 

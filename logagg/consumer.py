@@ -36,12 +36,14 @@ import signal
 import socket
 import sys
 from collections import deque
+from collections.abc import Awaitable, Callable
 from time import CLOCK_MONOTONIC, clock_gettime, clock_gettime_ns
 from typing import Any
 
 from logagg import address, failpoints, launch, wire
 from logagg.abc import Batch
 from logagg.clock import STEP_NS, measure_offset
+from logagg.errors import LogaggError
 from logagg.fanout import Fanout
 from logagg.intake import Ended, Stream, Worker
 from logagg.leftovers import Leftovers
@@ -70,7 +72,15 @@ EVENT_PATIENCE_NS = 5_000_000_000
 class Consumer:
     """One consumer; `run` is its life. All state belongs to its event loop."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(
+        self, config: dict[str, Any], reread: Callable[[], list[str]] | None = None
+    ) -> None:
+        """Be a consumer.
+
+        Args:
+            config: What `logagg.launch` and `logagg serve` say.
+            reread: Gives the sinks as they are configured now, for a reload.
+        """
         self.path = str(config["socket"])
         self.offset_ns = int(config["offset"])
         self.identifier = address.identifier_of(self.path)
@@ -80,8 +90,11 @@ class Consumer:
         self.sources: dict[int, Worker | Stream | Leftovers] = {}
         self.records = 0
         self.report = Reporter(self.now_ns, self.wake)
-        self.fanout = Fanout(self.report.event, self._finished)
+        self.fanout = Fanout(self.report.event, self._finished, self.now_ns)
         self.reception = Reception(self, socket.socket(fileno=int(config["fd"])))
+        self._reread = reread
+        self._reloading: asyncio.Task[str] | None = None
+        self._metrics_fd: int | None = config.get("metrics_fd")
         self._stay = bool(config.get("stay"))
         self._restarted = bool(config.get("restarted"))
         self._wanted = [str(url) for url in config.get("sinks", [])]
@@ -111,21 +124,32 @@ class Consumer:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
-        for number in (signal.SIGHUP, signal.SIGUSR1):
-            loop.add_signal_handler(number, self._reopen)
+        loop.add_signal_handler(signal.SIGUSR1, self._reopen)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         for url in self._wanted:
-            error = await self.reception.add_sink(url, [1, 2])
+            error = await self.reception.add_sink(url, [1, 2], wanted=True)
             if error:
                 print(f"logagg: {error}", file=sys.stderr)
                 self.reception.close_door(anyway=True)
                 return 2
         self.reception.open()
+        endpoint = await self._serve_metrics()
         await self._serve()
         self._offer(self.merger.release(self.now_ns(), all_ended=True))
         left = await self.fanout.close(CLOSE_GRACE)
         self.reception.serve_viewers()
+        if endpoint is not None:
+            await endpoint()
         address.forget_spool_dir(self.identifier)
         return 1 if left else 0
+
+    async def _serve_metrics(self) -> Callable[[], Awaitable[None]] | None:
+        """Answer at the metrics' socket, if there is one; return what ends it."""
+        if self._metrics_fd is None:
+            return None
+        from logagg.metrics import serve
+
+        return await serve(socket.socket(fileno=self._metrics_fd), self.status)
 
     async def _serve(self) -> None:
         last_use = clock_gettime(CLOCK_MONOTONIC)
@@ -184,6 +208,47 @@ class Consumer:
     def _reopen(self) -> None:
         self.fanout.reopen()
 
+    def _hang_up(self) -> None:
+        self._reloading = asyncio.get_running_loop().create_task(self.reload())
+
+    async def reload(self) -> str:
+        """Read the configuration again, if there is one; open all targets anew.
+
+        Returns:
+            What is wrong with it, and then everything is as it was; or nothing.
+        """
+        if self._reread is None:
+            self._reopen()
+            return ""
+        try:
+            urls = self._reread()
+        except (LogaggError, OSError) as error:
+            return self._refused(str(error))
+        return await self.reconfigure(urls)
+
+    async def reconfigure(self, urls: list[str]) -> str:
+        """Have these sinks of our own from the next batch on, and no others.
+
+        No record is lost: new sinks are open before old ones go, and those write what
+        waits for them before they are closed.
+
+        Returns:
+            What is wrong with them, and then everything is as it was; or nothing.
+        """
+        error = await self.reception.reconfigure(urls)
+        if error:
+            return self._refused(error)
+        shown = ", ".join(lane.name for lane in self.fanout.lanes.values())
+        message = f"the configuration was read again; sinks: {shown}"
+        self.report.event(message, {"event": "reload", "level": "info"})
+        return ""
+
+    def _refused(self, why: str) -> str:
+        print(f"logagg: not reloaded: {why}", file=sys.stderr, flush=True)
+        details = {"event": "reload_refused", "level": "error"}
+        self.report.event(f"the configuration was not read again: {why}", details)
+        return why
+
     # ---- the cycle ----------------------------------------------------------------
 
     def now_ns(self) -> int:
@@ -233,6 +298,7 @@ class Consumer:
         held = self._gathering or (self._restarted and age < RESTART_HOLD)
         if not held or self._stop_at:
             self._offer(self.merger.release(now, all_ended=self._all_wait()))
+        self.fanout.tick()
         self._collect_marks()
         self._tell_workers()
         return moved
@@ -416,9 +482,11 @@ class Consumer:
         """Counters of everything, as JSON."""
         now = clock_gettime_ns(CLOCK_MONOTONIC)
         workers = [worker.statistics() for worker in self._workers()]
+        sinks = self.fanout.statistics()
         return {
             "run": self.run_id,
             "pid": os.getpid(),
+            "reloadable": self._reread is not None,
             "socket": self.path,
             "uptime": (now - self._started_ns) / 1e9,
             "records": self.records,
@@ -430,7 +498,8 @@ class Consumer:
             "workers_ended": self.report.exits,
             "ended": dict(self.report.totals),
             "workers": workers[:200],
-            "sinks": [lane.statistics() for lane in self.fanout.lanes.values()],
+            "lag": max((sink["oldest"] for sink in sinks), default=0.0),
+            "sinks": sinks,
         }
 
 

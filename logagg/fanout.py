@@ -2,290 +2,36 @@
 
 Theory of operation
 -------------------
-Each sink has a `Lane`: a bounded queue and a task that takes batches out of it and
-writes them. `Fanout.put` numbers a batch and offers it to all lanes. A lane applies the
-sink's level and shaping when the batch comes, so what waits is what will be written.
+Each sink has a `Lane` (`logagg.lane`): a bounded queue and a task that takes batches out
+of it and writes them. `Fanout.put` numbers a batch and offers it to all lanes. A lane
+applies the sink's shaping when the batch comes, so what waits is what will be written.
 
 A batch is *safe* when every durable sink is done with it (or every sink, where none is
-durable): written, or dropped by the lane's policy and counted. Batches are done in
-order in each lane, so `safe` is the least of the lanes' last finished numbers, and the
-consumer acknowledges to workers up to there.
+durable): written, parked on disk, or dropped by the lane's policy and counted. Lanes are
+done with batches in order, so `safe` is the least of their numbers, and the consumer
+acknowledges to workers up to there.
 
-When a lane is full, its policy decides: `block` makes `full` true, and the consumer
-stops reading pipes until there is room; `drop_old` and `drop_new` drop whole batches of
-the lane and count their records; with both the stream goes on for all others.
-
-A write that fails is tried again with the same batch, after 0.1 s at first and 5 s at
-most (that is the time within which a sink resumes by itself), for ever; one alarm
-an interval says so, in the stream of the other sinks and on the consumer's stderr.
+Sinks come and go while the stream runs. One that goes is offered nothing more, writes
+what waits, and is closed; what of it is not safe holds `safe` back until then. One whose
+options have changed is followed by its new form, which gets the stream from the next
+batch on and opens the target only when the old one has let go of it: nothing is written
+twice and nothing left out.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections import deque
+import time
 from collections.abc import Callable
-from time import CLOCK_MONOTONIC, clock_gettime
+from hashlib import sha256
 from typing import Any
 
-from logagg import failpoints
-from logagg.abc import Batch, Policy, Sink
-from logagg.errors import SinkUnavailable
-from logagg.shaping import select_level
+from logagg.abc import Batch
+from logagg.lane import Alarm, Lane
 from logagg.sinks import Built
-from logagg.wire import identity
+from logagg.spill import Spill
 
 __all__ = ["Fanout", "Lane"]
-
-FIRST_RETRY = 0.1
-LAST_RETRY = 5.0
-ALARM_INTERVAL = 10.0
-
-_SMALL_TALK = b'debug","worker":"consumer"'
-
-Alarm = Callable[[str, dict[str, Any]], None]
-
-
-class Lane:
-    """One sink's queue and the task that empties it.
-
-    Attributes:
-        sink: The sink.
-        done: The number of the last batch that this lane is finished with.
-        dropped: Records dropped here, by reason.
-        written: Records written.
-        duplicates: Records that were not written again after a consumer's death.
-        recalled: Identities of what the sink had when it was last asked.
-        error: What the last failed write said; empty when the last one succeeded.
-    """
-
-    def __init__(
-        self, built: Built, alarm: Alarm, finished: Callable[[], None]
-    ) -> None:
-        self.sink: Sink = built.sink
-        self.common = built.common
-        self.policy = built.common.policy
-        self.done = 0
-        self.dropped: dict[str, int] = {}
-        self.written = 0
-        self.bytes_written = 0
-        self.retries = 0
-        self.error = ""
-        self.duplicates = 0
-        self.recalled: frozenset[bytes] = frozenset()
-        self.queued_records = 0
-        self.queued_bytes = 0
-        self._for_people = built.sink.scheme in ("stdout", "stderr")
-        self._alarm = alarm
-        self._finished = finished
-        self._alarm_at = 0.0
-        self._queue: deque[tuple[int, Batch | None, int]] = deque()
-        self._wake = asyncio.Event()
-        self._closing = False
-        self._busy = False
-        self._reopen = False
-        self._task: asyncio.Task[None] | None = None
-
-    @property
-    def name(self) -> str:
-        """The sink's URL without secrets."""
-        return self.sink.url
-
-    @property
-    def full(self) -> bool:
-        """Whether the queue is at one of its bounds."""
-        return (
-            self.queued_records >= self.common.queue_records
-            or self.queued_bytes >= self.common.queue_bytes
-        )
-
-    @property
-    def blocks(self) -> bool:
-        """Whether reading must wait for this lane."""
-        return self.full and self.policy in (Policy.BLOCK, Policy.SPOOL)
-
-    async def start(self) -> None:
-        """Open the sink and begin. Raises what the sink's `open` raises."""
-        await self.sink.open()
-        self._task = asyncio.create_task(self._run(), name=f"lane {self.name}")
-
-    def put(self, number: int, batch: Batch, suspects: frozenset[bytes]) -> None:
-        """Offer a batch. Never blocks; what the policy drops is counted.
-
-        Args:
-            number: The batch's number.
-            batch: The batch.
-            suspects: Identities of lines that a consumer before us may have written.
-        """
-        known = suspects & self.recalled
-        if known:
-            self.duplicates += len(known)
-            lines = [line for line in batch.lines if identity(line) not in known]
-            batch = batch.select(lines)
-        lines = select_level(batch.lines, self.common.level)
-        if self._for_people:
-            # That a worker ended well is no news on a terminal.
-            lines = [line for line in lines if not line.startswith(_SMALL_TALK, 55)]
-        chosen = batch.select(lines)
-        if not len(chosen):
-            self._append(number, None)
-            return
-        if self.full and self.policy is Policy.DROP_NEW:
-            self._drop("queue_full", len(chosen))
-            self._append(number, None)
-            return
-        while self.full and self.policy is Policy.DROP_OLD and self._drop_oldest():
-            pass
-        self._append(number, chosen)
-
-    def _append(self, number: int, batch: Batch | None) -> None:
-        if batch is None:
-            if not self._queue and not self._busy:
-                self.done = number
-                return
-            self._queue.append((number, None, 0))
-        else:
-            size = batch.size_bytes
-            self._queue.append((number, batch, size))
-            self.queued_records += len(batch)
-            self.queued_bytes += size
-        self._wake.set()
-
-    def _drop_oldest(self) -> bool:
-        for index, (number, batch, size) in enumerate(self._queue):
-            if batch is not None:
-                self._drop("queue_full", len(batch))
-                self.queued_records -= len(batch)
-                self.queued_bytes -= size
-                self._queue[index] = (number, None, 0)
-                return True
-        return False
-
-    def _drop(self, reason: str, records: int) -> None:
-        self.dropped[reason] = self.dropped.get(reason, 0) + records
-        self._tell("dropped", f"sink {self.name} dropped records: {reason}")
-
-    def _tell(self, event: str, message: str) -> None:
-        now = clock_gettime(CLOCK_MONOTONIC)
-        if now < self._alarm_at:
-            return
-        self._alarm_at = now + ALARM_INTERVAL
-        total = sum(self.dropped.values())
-        details: dict[str, Any] = {"event": event, "sink": self.name, "dropped": total}
-        self._alarm(message, details)
-
-    async def _run(self) -> None:
-        while True:
-            while not self._queue:
-                if self._reopen:
-                    await self._reopened()
-                if self._closing:
-                    return
-                self._wake.clear()
-                await self._wake.wait()
-            if self._reopen:
-                await self._reopened()
-            number, batch, size = self._queue.popleft()
-            self._busy = True
-            if batch is not None:
-                if failpoints.ACTIVE:
-                    failpoints.hit("before_write")
-                await self._write(batch)
-                if failpoints.ACTIVE:
-                    failpoints.hit("after_write")
-                self.queued_records -= len(batch)
-                self.queued_bytes -= size
-            self._busy = False
-            self.done = number
-            self._finished()
-
-    async def _write(self, batch: Batch) -> None:
-        wait = FIRST_RETRY
-        while True:
-            try:
-                await self.sink.write(batch)
-            except OSError as error:
-                self.retries += 1
-                self.error = f"{type(error).__name__}: {error}"
-                self._tell("sink_error", f"sink {self.name} cannot write: {error}")
-                after = getattr(error, "retry_after", None)
-                pause = (
-                    max(wait, after or 0)
-                    if isinstance(error, SinkUnavailable)
-                    else wait
-                )
-                await self._pause(pause)
-                wait = min(wait * 2, LAST_RETRY)
-            except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
-                self.error = f"{type(error).__name__}: {error}"
-                self._drop("sink_bug", len(batch))
-                sys.excepthook(type(error), error, error.__traceback__)
-                return
-            else:
-                self.error = ""
-                self.written += len(batch)
-                return
-
-    async def _pause(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
-    def reopen(self) -> None:
-        """Have the sink open its target anew before its next batch."""
-        self._reopen = True
-        self._wake.set()
-
-    async def _reopened(self) -> None:
-        self._reopen = False
-        try:
-            await self.sink.reopen()
-        except OSError as error:
-            self._tell("sink_error", f"sink {self.name} cannot reopen: {error}")
-
-    async def flush(self) -> None:
-        """Hand on what the sink has buffered; a failure is told, not raised."""
-        try:
-            await self.sink.flush()
-        except OSError as error:
-            self._tell("sink_error", f"sink {self.name} cannot flush: {error}")
-
-    async def close(self, grace: float) -> int:
-        """Write what is queued, within `grace` seconds; close the sink.
-
-        Returns:
-            How many records were left unwritten; they are counted as dropped.
-        """
-        self._closing = True
-        self._wake.set()
-        if self._task is not None:
-            await asyncio.wait([self._task], timeout=grace)
-            if not self._task.done():
-                self._task.cancel()
-                await asyncio.wait([self._task])
-        left = self.queued_records
-        if left:
-            self.dropped["shutdown"] = self.dropped.get("shutdown", 0) + left
-        try:
-            await asyncio.wait_for(self.sink.close(), max(grace, 1.0))
-        except (OSError, TimeoutError) as error:
-            print(f"sink {self.name} cannot close: {error}", file=sys.stderr)
-        return left
-
-    def statistics(self) -> dict[str, Any]:
-        """Counters for status and metrics."""
-        return {
-            "url": self.name,
-            "durable": self.sink.durable,
-            "policy": self.policy.value,
-            "written": self.written,
-            "queued_records": self.queued_records,
-            "queued_bytes": self.queued_bytes,
-            "retries": self.retries,
-            "duplicates": self.duplicates,
-            "dropped": dict(self.dropped),
-            "error": self.error,
-            "counters": dict(self.sink.counters),
-        }
 
 
 class Fanout:
@@ -293,14 +39,25 @@ class Fanout:
 
     Attributes:
         lanes: The lanes by the URL that asked for them.
+        retiring: Lanes that are offered nothing more and write what waits.
         number: The number of the newest batch.
     """
 
-    def __init__(self, alarm: Alarm, finished: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        alarm: Alarm,
+        finished: Callable[[], None],
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
         self.lanes: dict[str, Lane] = {}
+        self.retiring: dict[Lane, asyncio.Task[int]] = {}
         self.number = 0
         self._alarm = alarm
         self._finished = finished
+        self._now_ns = now_ns
+
+    def _lane(self, key: str, built: Built) -> Lane:
+        return Lane(built, self._alarm, self._finished, spill_of(key, built))
 
     async def add(self, key: str, built: Built) -> None:
         """Add a sink; it gets the stream from the next batch on.
@@ -308,10 +65,28 @@ class Fanout:
         Raises:
             ConfigError, OSError: It cannot be opened.
         """
-        lane = Lane(built, self._alarm, self._finished)
-        lane.done = self.number
-        await lane.start()
-        lane.done = self.number  # nothing before it is its business
+        lane = self._lane(key, built)
+        await lane.start(self.number)
+        lane.begin_at(self.number)  # nothing before it is its business
+        self.lanes[key] = lane
+
+    def remove(self, key: str) -> asyncio.Task[int]:
+        """Offer a sink nothing more; it writes what waits and is closed."""
+        lane = self.lanes.pop(key)
+        task = asyncio.create_task(lane.close(None, self._now_ns()))
+        self.retiring[lane] = task
+        task.add_done_callback(lambda _: self._retired(lane))
+        return task
+
+    def _retired(self, lane: Lane) -> None:
+        self.retiring.pop(lane, None)
+        self._finished()
+
+    def replace(self, old: str, key: str, built: Built) -> None:
+        """Have a sink followed by one to the same target, from the next batch on."""
+        gone = self.remove(old)
+        lane = self._lane(key, built)
+        lane.start_after(self.number, gone)
         self.lanes[key] = lane
 
     def put(self, batch: Batch, suspects: frozenset[bytes]) -> None:
@@ -320,12 +95,18 @@ class Fanout:
         for lane in self.lanes.values():
             lane.put(self.number, batch, suspects)
 
+    def tick(self) -> None:
+        """Let records go that lanes have held back; call it every cycle."""
+        for lane in self.lanes.values():
+            if lane.shaper.due is not None:
+                lane.tick(self._now_ns())
+
     async def recall(self, since: bytes) -> None:
         """Ask the durable sinks what they have written since a sort key."""
         for lane in list(self.lanes.values()):
             if lane.sink.durable:
                 try:
-                    lane.recalled |= await lane.sink.recall(since)
+                    await lane.recall(since)
                 except OSError as error:
                     message = f"sink {lane.name} cannot tell what it holds: {error}"
                     self._alarm(message, {"event": "sink_error", "sink": lane.name})
@@ -337,8 +118,9 @@ class Fanout:
 
     @property
     def blocked(self) -> bool:
-        """Whether reading must wait for a sink that may not drop."""
-        return any(lane.blocks for lane in self.lanes.values())
+        """Whether reading must wait for a sink; see `logagg.lane`."""
+        answers = [lane.blocks() for lane in self.lanes.values()]  # ask every one
+        return any(answers)
 
     @property
     def safe(self) -> int:
@@ -347,16 +129,37 @@ class Fanout:
         counted = [lane.done for lane in lanes if lane.sink.durable]
         if not counted:
             counted = [lane.done for lane in lanes]
+        counted += [lane.done for lane in self.retiring if not lane.all_safe]
         return min(counted, default=self.number)
 
     @property
     def idle(self) -> bool:
         """Whether every lane has finished everything."""
-        return all(lane.done == self.number for lane in self.lanes.values())
+        return not self.retiring and all(lane.idle for lane in self.lanes.values())
+
+    def statistics(self) -> list[dict[str, Any]]:
+        """Counters of all lanes; those that go last."""
+        return [lane.statistics() for lane in (*self.lanes.values(), *self.retiring)]
 
     async def close(self, grace: float) -> int:
-        """Close all lanes side by side; return how many records were left over."""
-        left = await asyncio.gather(
-            *(lane.close(grace) for lane in self.lanes.values())
-        )
-        return sum(left)
+        """Close all lanes side by side; return how many records were lost."""
+        retiring = dict(self.retiring)
+        now_ns = self._now_ns()
+        closing = [
+            asyncio.create_task(lane.close(grace, now_ns))
+            for lane in self.lanes.values()
+        ]
+        if retiring:
+            await asyncio.wait(retiring.values(), timeout=grace)
+            for lane in retiring:
+                await lane.give_up()
+        return sum(await asyncio.gather(*closing, *retiring.values()))
+
+
+def spill_of(key: str, built: Built) -> Spill:
+    """Where a sink's records are parked: by its target's name, if it is durable."""
+    name = ""
+    if built.sink.durable:
+        target = key.partition("?")[0].encode("utf-8", "surrogateescape")
+        name = sha256(target).hexdigest()[:20]
+    return Spill(name, built.common.park_bytes)

@@ -9,6 +9,7 @@ The first packet of a connection, the hello, says what it is:
               records of its own (`event`): `logagg.start`, the supervisor
     viewer    wants the stream, through the pipe that it brings
     status    wants our counters, in one packet
+    reload    wants us to read our configuration again; is told how that went
 
 Only processes of the same user (or root) are listened to, by what the kernel says of
 them. A packet is a whole message, so a slow or hostile peer cannot leave half of one;
@@ -36,6 +37,7 @@ from logagg.viewers import Viewer
 
 if TYPE_CHECKING:
     from logagg.consumer import Consumer
+    from logagg.sinks import Built
 
 __all__ = ["Reception"]
 
@@ -43,6 +45,47 @@ MAX_PACKET_BYTES = 1 << 18
 MAX_WAITING = 4096
 HELLO_TIMEOUT = 10.0
 STREAM_SINKS = ("stdout", "stderr")
+
+
+class _Plan:
+    """A sink that somebody wants.
+
+    Attributes:
+        url: As it was written.
+        key: The name of its lane: the same for the same target.
+        stream: The descriptor that it writes to, if it is a stream's sink.
+    """
+
+    def __init__(self, url: str, fds: list[int]) -> None:
+        from logagg.sinks import parse
+
+        self.url = url
+        self.key = url
+        self.stream: int | None = None
+        self._parsed = parse(url)
+        if self._parsed.scheme in STREAM_SINKS and len(fds) == 2:
+            self.stream = fds[self._parsed.scheme == "stderr"]
+            status = os.fstat(self.stream)
+            self.key = f"{url} {status.st_dev} {status.st_ino} {status.st_rdev}"
+        elif self._parsed.scheme == "file":
+            self.key = f"file {address.file_identity(self._parsed.target)}"
+
+    def built(self) -> Built:
+        """The sink itself."""
+        from logagg.sinks import build
+
+        built = build(self._parsed)
+        if self.stream is not None:
+            built.sink.fd = self.stream  # type: ignore[attr-defined]
+        return built
+
+
+def _target(key: str) -> str:
+    """What of a lane's key tells where it writes to."""
+    url, space, stream = key.partition(" ")
+    if space:
+        return stream
+    return url.partition("?")[0]
 
 
 class Reception:
@@ -64,6 +107,8 @@ class Reception:
         self._waiting: dict[socket.socket, float] = {}  # until when each may be silent
         self._holders: set[socket.socket] = set()
         self._kept_streams: set[int] = set()
+        self._wanted: dict[str, str] = {}
+        self._asked: set[str] = set()
         self._opening = asyncio.Lock()
         self._look_at = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -182,6 +227,8 @@ class Reception:
             viewer.greet(self._consumer.head(), self._consumer.ring, hello)
             self.viewers.append(viewer)
             connection.close()
+        elif kind == "reload" and not fds:
+            self._spawn(self._reload(Control(connection), connection))
         elif kind == "status" and not fds:
             Control(connection).tell(self._consumer.status())
             connection.close()
@@ -220,6 +267,11 @@ class Reception:
         urls = [str(url) for url in hello.get("sinks", [])]
         self._spawn(self._want(Control(connection).tell, urls, fds))
 
+    async def _reload(self, control: Control, connection: socket.socket) -> None:
+        error = await self._consumer.reload()
+        control.tell({"error": error} if error else {"reloaded": 1})
+        connection.close()
+
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
@@ -249,36 +301,78 @@ class Reception:
                 os.close(descriptor)
         tell({"welcome": 1})
 
-    async def add_sink(self, url: str, fds: list[int]) -> str:
+    async def add_sink(self, url: str, fds: list[int], *, wanted: bool = False) -> str:
         """Open a sink unless it is there; return what is wrong with it, or nothing.
 
         Args:
             url: The sink.
             fds: The asker's stdout and stderr, for sinks that write there.
+            wanted: It is one of the consumer's own configuration.
         """
-        from logagg.sinks import build, parse
-
         async with self._opening:
             try:
-                parsed = parse(url)
-                descriptor = None
-                key = url
-                if parsed.scheme in STREAM_SINKS and len(fds) == 2:
-                    descriptor = fds[parsed.scheme == "stderr"]
-                    status = os.fstat(descriptor)
-                    key = f"{url} {status.st_dev} {status.st_ino} {status.st_rdev}"
-                elif parsed.scheme == "file":
-                    key = f"file {address.file_identity(parsed.target)}"
-                if key in self._consumer.fanout.lanes:
-                    return ""
-                built = build(parsed)
-                if descriptor is not None:
-                    built.sink.fd = descriptor  # type: ignore[attr-defined]
-                await self._consumer.fanout.add(key, built)
-                if descriptor is not None:
-                    self._kept_streams.add(descriptor)
+                plan = _Plan(url, fds)
+                if wanted:
+                    self._wanted[plan.key] = url
+                else:
+                    self._asked.add(plan.key)
+                if plan.key not in self._consumer.fanout.lanes:
+                    await self._consumer.fanout.add(plan.key, plan.built())
+                    self._keep(plan)
             except (LogaggError, OSError) as error:
                 return f"sink refused: {error}"
+        return ""
+
+    def _keep(self, plan: _Plan) -> None:
+        if plan.stream is not None:
+            self._kept_streams.add(plan.stream)
+
+    async def reconfigure(self, urls: list[str]) -> str:
+        """Have these sinks and no others of our own; return what is wrong, or nothing.
+
+        All or nothing: with one that cannot be had, everything stays as it was. New
+        ones are opened before old ones go; one with the same target as an old one
+        follows it; those that did not change are only opened anew. What processes have
+        asked for stays in any case.
+        """
+        fanout = self._consumer.fanout
+        async with self._opening:
+            opened: list[str] = []
+            try:
+                plans = {
+                    plan.key: plan for plan in (_Plan(url, [1, 2]) for url in urls)
+                }
+                built = {key: plan.built() for key, plan in plans.items()}
+                gone = {
+                    key: _target(key)
+                    for key, url in self._wanted.items()
+                    if key not in self._asked
+                    and (key not in plans or plans[key].url != url)
+                }
+                follows = {
+                    key: old
+                    for key in plans
+                    for old, target in gone.items()
+                    if target == _target(key)
+                }
+                for key in plans:
+                    if key not in fanout.lanes and key not in follows:
+                        await fanout.add(key, built[key])
+                        opened.append(key)
+            except (LogaggError, OSError) as error:
+                for key in opened:
+                    fanout.remove(key)
+                return f"sink refused: {error}"
+            fanout.reopen()
+            for key, old in follows.items():
+                if old in fanout.lanes:
+                    fanout.replace(old, key, built[key])
+            for key in gone:
+                if key in fanout.lanes and key not in plans:
+                    fanout.remove(key)
+            for plan in plans.values():
+                self._keep(plan)
+            self._wanted = {key: plan.url for key, plan in plans.items()}
         return ""
 
     # ---- those who stay -----------------------------------------------------------

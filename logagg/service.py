@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -14,12 +15,14 @@ import orjson
 
 from logagg import address, launch
 from logagg.clock import shared_offset
+from logagg.config import reader
 from logagg.encode import body
 from logagg.errors import ConfigError, ConsumerGone
 
 __all__ = ["send", "serve", "status"]
 
 ANSWER_TIMEOUT = 5.0
+RELOAD_TIMEOUT = 30.0
 MAX_ANSWER_BYTES = 1 << 20
 
 
@@ -55,13 +58,20 @@ def serve(
     """
     from logagg.consumer import Consumer
     from logagg.handler import absolute
+    from logagg.metrics import listen
 
     path = os.path.abspath(path or os.path.join(address.runtime_dir(), "serve.sock"))
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
         raise ConfigError(f"cannot listen at {path}: the directory {folder} is missing")
-    urls = [absolute(sink) for sink in sinks or ("stdout:?format=console",)]
+
+    def chosen(wanted: Sequence[str] | None) -> list[str]:
+        return [absolute(sink) for sink in wanted or ("stdout:?format=console",)]
+
+    read = reader(click.get_current_context(), "sinks")
+    urls = chosen(sinks)
     config: dict[str, Any] = {"socket": path, "sinks": urls, "stay": not once}
+    listener = listen(metrics) if metrics else None
     with launch.election(path, 5.0):
         if launch.answers(path):
             raise ConfigError(f"a consumer listens at {path} already; stop it first")
@@ -69,11 +79,14 @@ def serve(
         config["offset"] = shared_offset(launch.stored_offset(path))
         launch.write_offset(path, config["offset"])
         config["fd"] = launch.listen(path).detach()
+    if listener is not None:
+        config["metrics_fd"] = listener.detach()
     click.echo(f"listening; processes need LOGAGG_SOCKET={path}", err=True)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
     async def live() -> int:
-        return await Consumer(config).run()
+        reread = None if read is None else (lambda: chosen(read()))
+        return await Consumer(config, reread).run()
 
     sys.exit(asyncio.run(live()))
 
@@ -106,17 +119,48 @@ def send(logger: str, level: str, filename: str | None, sinks: tuple[str, ...]) 
         sys.exit(1)
 
 
-def ask(path: str) -> dict[str, Any]:
-    """The counters of the consumer at a socket path.
+def reloadable() -> str | None:
+    """The socket of the one `logagg serve` that runs; None when there is none.
 
     Raises:
-        ConsumerGone: Nobody answers there within 5 seconds.
+        ConfigError: Several run.
+    """
+    named = os.environ.get("LOGAGG_SOCKET")
+    if named:
+        return named
+    found = [path for path in address.listening() if ask(path).get("reloadable")]
+    if len(found) > 1:
+        names = ", ".join(found)
+        raise ConfigError(f"several consumers run; name one with --socket: {names}")
+    return found[0] if found else None
+
+
+def reload_consumer(path: str) -> str:
+    """Have a consumer read its configuration again; return what to say.
+
+    Raises:
+        ConfigError: It refused; the message says why, and all is as it was.
+        ConsumerGone: Nobody answers there.
+    """
+    answer = ask(path, "reload", RELOAD_TIMEOUT)
+    if "error" in answer:
+        raise ConfigError(f"not reloaded: {answer['error']}")
+    return "configuration read again"
+
+
+def ask(
+    path: str, kind: str = "status", timeout: float = ANSWER_TIMEOUT
+) -> dict[str, Any]:
+    """The answer of the consumer at a socket path; by default its counters.
+
+    Raises:
+        ConsumerGone: Nobody answers there within the timeout.
     """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
-            connection.settimeout(ANSWER_TIMEOUT)
+            connection.settimeout(timeout)
             connection.connect(path)
-            connection.send(b'{"hello":1,"kind":"status"}')
+            connection.send(orjson.dumps({"hello": 1, "kind": kind}))
             answer = orjson.loads(connection.recv(MAX_ANSWER_BYTES))
     except (OSError, orjson.JSONDecodeError) as error:
         raise ConsumerGone(f"no consumer answers at {path}: {error}") from error

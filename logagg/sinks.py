@@ -69,7 +69,9 @@ class Common(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         collapse: Seconds within which equal records become one with a count; 0 is off.
         queue_records: How many records may wait for this sink.
         queue_bytes: How many bytes of records may wait for this sink.
-        policy: What happens to a record that finds the queue full.
+        policy: What happens to a record that finds the queue full of a sink that does
+            not keep pace: `spool`, `drop_old`, `drop_new` or `block`.
+        park_bytes: How much `spool` may park on disk; then it drops as `drop_old` does.
         required: The service ends with an error when this sink fails for good.
     """
 
@@ -82,7 +84,8 @@ class Common(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     collapse: Duration = 0.0
     queue_records: int = 20_000
     queue_bytes: Size = 64 * 1024 * 1024
-    policy: Policy = Policy.BLOCK
+    policy: Policy = Policy.SPOOL
+    park_bytes: Size = 1024 * 1024 * 1024
     required: bool = False
 
     def __post_init__(self) -> None:

@@ -171,15 +171,24 @@ def _pid_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command()
 @_pid_option
+@click.option("--socket", "path", metavar="PATH", help="The consumer, of `serve`.")
 @_errors_as_lines
-def reload(pid: int | None) -> None:
+def reload(pid: int | None, path: str | None) -> None:
     """Replace all workers, one at a time, each fresh one ready first.
 
     A release that does not become ready is refused: the old workers serve on, the
     traceback is shown, and the exit status is 1.
-    """
-    from logagg.supervisor.control import ask, find
 
+    For `logagg serve`: read its configuration again. New sinks are opened, removed ones
+    end behind what they have; with a mistake in it everything stays as it was.
+    """
+    from logagg.service import reload_consumer, reloadable
+    from logagg.supervisor.control import ask, find, runs
+
+    path = path or (reloadable() if pid is None and not runs() else None)
+    if path:
+        click.echo(reload_consumer(path))
+        return
     answer = ask(find(pid), {"do": "reload"}, timeout=24 * 3600)
     if "error" in answer:
         if answer.get("trace"):

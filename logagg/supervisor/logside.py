@@ -28,6 +28,7 @@ from logagg.address import runtime_dir
 from logagg.channel import standard_streams
 from logagg.clock import measure_offset
 from logagg.errors import ConfigError, ConsumerGone
+from logagg.metrics import listen
 from logagg.supervisor.member import Member
 
 __all__ = ["LogSide"]
@@ -69,7 +70,12 @@ class LogSide:
         restarts: How often the consumer had to be started again.
     """
 
-    def __init__(self, sinks: tuple[str, ...], failed: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        sinks: tuple[str, ...],
+        failed: Callable[[str], None],
+        metrics: str = "",
+    ) -> None:
         self.path = os.path.join(runtime_dir(), f"run-{os.getpid()}.sock")
         self.restarts = 0
         self._sinks = sinks
@@ -83,6 +89,7 @@ class LogSide:
         self._welcome = asyncio.Event()
         self._deaths: deque[float] = deque(maxlen=QUICK_DEATHS)
         self._loop = asyncio.get_running_loop()
+        self._metrics = listen(metrics) if metrics else None
         self._listener = launch.listen(self.path)
         self._start(restarted=False)
 
@@ -92,15 +99,19 @@ class LogSide:
         return self._process.pid
 
     def _start(self, *, restarted: bool) -> None:
-        config = {
+        config: dict[str, Any] = {
             "socket": self.path,
             "restarted": restarted,
             "offset": self._offset,
         }
+        passed = [self._listener.fileno()]
+        if self._metrics is not None:
+            config["metrics_fd"] = self._metrics.fileno()
+            passed.append(self._metrics.fileno())
         argument = launch.consumer_argument(self._listener, config)
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", launch._BOOT, argument],
-            pass_fds=(self._listener.fileno(),),
+            pass_fds=passed,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
@@ -307,6 +318,8 @@ class LogSide:
         for kept in self._streams:
             os.close(kept.fd)
         self._streams.clear()
+        if self._metrics is not None:
+            self._metrics.close()
         self._listener.close()
         if self._events:
             raise ConsumerGone(f"{len(self._events)} events could not be delivered")

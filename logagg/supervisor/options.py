@@ -173,6 +173,7 @@ class RunOptions:
     max_tasks: int = 0
     max_pending: int = 0
     watch: tuple[str, ...] = ()
+    metrics: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

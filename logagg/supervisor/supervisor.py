@@ -105,7 +105,7 @@ class Supervisor:
         self._groups: dict[int, float] = {}
         self.ready = asyncio.Event()
         self.router = Router(self)
-        self.logs = LogSide(options.sinks, self._consumer_failed)
+        self.logs = LogSide(options.sinks, self._consumer_failed, options.metrics)
         self.report = Reporter(self.logs.event)
         self.guard = Guardian()
         self.listeners = Listeners(
