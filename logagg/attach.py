@@ -66,6 +66,7 @@ CLOSE_TIMEOUT = 5.0
 KEEP_BYTES = 16 * 1024 * 1024
 _LOOK_BYTES = KEEP_BYTES // 4
 RETRY_NS = 500_000_000
+FLUSH_RETRY_NS = 300_000_000
 MAX_RETRY_NS = 30_000_000_000
 MAX_THREADS = 1000
 COMPLAIN_NS = 10_000_000_000
@@ -153,6 +154,7 @@ class Attachment:
         self._look_at = 0
         self._retry_at = 0
         self._failures = 0
+        self._hopeless = False  # nobody was there at the last try, and none would start
         self._acknowledged = 0
         self._flushed = 0
         self._kept: list[bytes] = []
@@ -388,6 +390,7 @@ class Attachment:
             return
         self._offset, self._switch = offset or (measure_offset(), None)
         self._follow_switch()
+        self._hopeless = False
         self._write = self._pipe.write
         self._direct = not self._is_parking() and not self._torn
 
@@ -453,6 +456,7 @@ class Attachment:
             self._offset = measure_offset()
         self._hang_up()
         self._back_off()
+        self._hopeless = True
         self._complain(f"no consumer at {self.path}, records are spooled: {error}")
 
     def _lost(self) -> None:
@@ -573,14 +577,14 @@ class Attachment:
                 self._busy = True
                 try:
                     asked = self._ask_flush(target, asked)
-                    parked = self._control is None and self._is_all_parked()
+                    hopeless = self._hopeless and self._is_all_parked()
                 finally:
                     self._busy = False
                     if self._queued:
                         self._send_queued()
                 control = self._control
             left = (deadline - clock_gettime_ns(CLOCK_MONOTONIC)) / _SECOND
-            if self._flushed >= target or left <= 0 or parked:
+            if self._flushed >= target or left <= 0 or hopeless:
                 break
             if control is not None and self._direct:
                 control.wait(min(left, 0.2))
@@ -595,6 +599,8 @@ class Attachment:
         """One step of a flush; returns the connection on which it was asked for."""
         if not self._direct:
             self._resumed()
+            soon = clock_gettime_ns(CLOCK_MONOTONIC) + FLUSH_RETRY_NS
+            self._retry_at = min(self._retry_at, soon)
         elif self._control is not None and not self._hear():
             self._lost()
         control = self._control

@@ -245,7 +245,9 @@ class Lane:
         if self._for_people:
             # That a worker ended well is no news on a terminal.
             at = wire.LEVEL_START
-            lines = [each for each in batch.lines if not each.startswith(_SMALL_TALK, at)]
+            lines = [
+                each for each in batch.lines if not each.startswith(_SMALL_TALK, at)
+            ]
             batch = batch.select(lines)
         self.offered += len(batch)
         known = suspects & self.recalled

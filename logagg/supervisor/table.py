@@ -22,9 +22,7 @@ _COLUMNS = (
 def table(status: dict[str, Any]) -> str:
     """Lay out what `control.status` gives."""
     up, reloads = _duration(status["uptime"]), status["reloads"]
-    lines = [
-        f"run {status['pid']}: {status['program']}  up {up}, {reloads} reloads"
-    ]
+    lines = [f"run {status['pid']}: {status['program']}  up {up}, {reloads} reloads"]
     rows = [_COLUMNS]
     for slot in status["slots"]:
         state = slot["state"]

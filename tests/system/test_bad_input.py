@@ -140,8 +140,7 @@ def test_a_target_that_cannot_be_a_log_is_told_in_one_line(tmp_path, what):
 def test_a_bad_option_of_a_sink_is_named(tmp_path):
     """The unknown option, the sink and what would be right stand in one line."""
     code = (
-        PREAMBLE
-        + "logagg.Handler(sinks=['file:' + sys.argv[1] + '?max_byte=5'])\n"
+        PREAMBLE + "logagg.Handler(sinks=['file:' + sys.argv[1] + '?max_byte=5'])\n"
         "logging.info('x')"
     )
     done = python(code, tmp_path / "app.log", status=1)

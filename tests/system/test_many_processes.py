@@ -73,7 +73,12 @@ def test_processes_that_name_the_file_differently_share_it(tmp_path):
     """Relative, absolute and by a linked directory: still one consumer."""
     (tmp_path / "logs").mkdir()
     (tmp_path / "link").symlink_to("logs")
-    names = ["logs/a.log", tmp_path / "logs" / "a.log", "./link/../logs/a.log", "link/a.log"]
+    names = [
+        "logs/a.log",
+        tmp_path / "logs" / "a.log",
+        "./link/../logs/a.log",
+        "link/a.log",
+    ]
     started = [
         support.start(NUMBERS, name, f"w{i}", 200, cwd=tmp_path)
         for i, name in enumerate(names)
