@@ -29,12 +29,15 @@ from logagg.options import Duration, Level, Size, convert, make, query
 if TYPE_CHECKING:
     from logagg.shaping import Shaper
     from logagg_sinks.file import FileSink
+    from logagg_sinks.http import HttpSink, HttpsSink
     from logagg_sinks.stdout import StderrSink, StdoutSink
 
 __all__ = [
     "Built",
     "Common",
     "FileSink",
+    "HttpSink",
+    "HttpsSink",
     "SinkURL",
     "StderrSink",
     "StdoutSink",
@@ -48,6 +51,8 @@ GROUP = "logagg.sinks"
 
 _FACE = {
     "FileSink": "logagg_sinks.file",
+    "HttpSink": "logagg_sinks.http",
+    "HttpsSink": "logagg_sinks.http",
     "StdoutSink": "logagg_sinks.stdout",
     "StderrSink": "logagg_sinks.stdout",
 }
