@@ -131,7 +131,8 @@ class Exchange:
         self._count = count
         self._wanted = options.compress or target.compressions[0]
         self.compression = self._wanted
-        self._proven = self._wanted is Compression.NONE
+        # Where a target documents a compression a 400 is not about that.
+        self._proven = self._wanted is target.compressions[0]
 
     async def send(self, items: Sequence[Item], name: str) -> Verdict:
         """Send records as one request, under a name; say what became of them."""
