@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from logagg.view import levels, patterns
+from logagg.view import levels, numbers, patterns
 from logagg.view.grammar import Term
 
 Record = Mapping[str, Any]
@@ -33,12 +33,14 @@ class Condition:
         needles: A line without any of these fails `test`; () when nothing is known.
         fold: The needles are lower case and the line's case does not count.
         negated: The record matches when `test` is false.
+        search: Finds the lines of a chunk that may pass, better than needles could.
     """
 
     test: Callable[[Record], bool]
     needles: tuple[bytes, ...] = ()
     fold: bool = False
     negated: bool = False
+    search: numbers.Search | None = None
 
     def screen(self) -> Screen | None:
         """What tells lines that surely fail `test`, or None when nothing does."""
@@ -94,25 +96,17 @@ class Screen:
         for needle in needles:
             place = hay.find(needle)
             while place != -1:
-                end = _take(data, place, starts)
+                end = numbers.take_line(data, place, starts)
                 if len(starts) > most:
                     return None
                 place = hay.find(needle, end)
         found = self.escapes.search(hay)
         while found is not None:
-            end = _take(data, found.start(), starts)
+            end = numbers.take_line(data, found.start(), starts)
             if len(starts) > most:
                 return None
             found = self.escapes.search(hay, end)
         return [data[start : starts[start]] for start in sorted(starts)]
-
-
-def _take(data: bytes, place: int, starts: dict[int, int]) -> int:
-    """Note where the line around a place starts and ends; return its end."""
-    end = data.find(b"\n", place)
-    end = len(data) if end == -1 else end
-    starts[data.rfind(b"\n", 0, place) + 1] = end
-    return end
 
 
 # Beyond ASCII, the only characters that equal an ASCII letter when case does not count.
@@ -242,7 +236,22 @@ def single(term: Term) -> Condition:
     def decide(record: Record) -> bool:
         return test(lookup(record, term.key))
 
-    return Condition(decide, (needle,) if needle else (), negated=term.negated)
+    return Condition(
+        decide,
+        (needle,) if needle else (),
+        negated=term.negated,
+        search=_number_search(term),
+    )
+
+
+def _number_search(term: Term) -> numbers.Search | None:
+    number = term.number
+    compare = _ORDER.get(term.op)
+    if number is None or compare is None or term.negated:
+        return None
+    if "." in term.key or not _PLAIN.fullmatch(term.key):
+        return None
+    return numbers.search(term.key.encode(), lambda value: compare(value, number))
 
 
 def level_test(term: Term) -> levels.Test:

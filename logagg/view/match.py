@@ -69,7 +69,8 @@ class Match:
         self._screens = _screens(c for c in others if not c.negated)
         self._negative_screens = _screens(c for c in others if c.negated)
         self._exempt = len(self._negative_screens) == len(others)
-        self._searches = [screen.find for screen in self._screens]
+        self._searches = [c.search for c in others if c.search is not None]
+        self._searches += [screen.find for screen in self._screens]
         self._patience = 0
         rejecting = heads.rejecting(self._rejected, names or {})
         if rejecting is not None:

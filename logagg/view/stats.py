@@ -156,13 +156,7 @@ def batches(path: str, select: Select, since: bytes) -> Iterator[list[bytes]]:
         return
     series = files.open_series(path)
     try:
-        batch: list[bytes] = []
-        for line in files.all_lines(series, select, since):
-            batch.append(line)
-            if len(batch) >= 5_000:
-                yield batch
-                batch = []
-        yield batch
+        yield from files.all_lines(series, select, since)
     finally:
         series.close()
 
