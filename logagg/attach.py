@@ -43,7 +43,7 @@ from threading import RLock
 from time import CLOCK_MONOTONIC, clock_gettime_ns
 from typing import TYPE_CHECKING, Any
 
-from logagg import launch, wire
+from logagg import failpoints, launch, wire
 from logagg.address import identifier_of
 from logagg.channel import Control, Pipe, standard_streams
 from logagg.clock import measure_offset
@@ -67,7 +67,7 @@ KEEP_BYTES = 16 * 1024 * 1024
 _LOOK_BYTES = KEEP_BYTES // 4
 RETRY_NS = 500_000_000
 FLUSH_RETRY_NS = 300_000_000
-MAX_RETRY_NS = 30_000_000_000
+MAX_RETRY_NS = 2_000_000_000
 MAX_THREADS = 1000
 COMPLAIN_NS = 10_000_000_000
 _SECOND = 1_000_000_000
@@ -247,6 +247,8 @@ class Attachment:
             return
         if done:
             self._torn = self.seq
+            if failpoints.ACTIVE:
+                failpoints.hit("torn")
         self._leave_pipe()
         if self._handed == handed:  # else it went over with all that is kept
             self._unkeep(line)
@@ -273,6 +275,8 @@ class Attachment:
             self._drop("no consumer takes records")
             return
         self._direct = False
+        if failpoints.ACTIVE:
+            failpoints.hit("park")
         try:
             self._parked().append(line, self.seq)
         except (OSError, ValueError) as error:
@@ -365,6 +369,7 @@ class Attachment:
     def _heard(self, message: dict[str, Any]) -> None:
         if "ack" in message:
             self._acknowledged = message["ack"]
+            self._failures = 0  # it not only came up, it did its work
             self._older.acknowledge(self._acknowledged)
             if self._parking is not None:
                 self._parking.acknowledge(self._acknowledged)
@@ -372,8 +377,6 @@ class Attachment:
             self._flushed = message["flushed"]
         if "switch" in message:
             self._switch = tuple(message["switch"])
-        if "welcome" in message:
-            self._failures = 0
         if "error" in message and message["error"] != self._complaint:
             self._complaint = message["error"]
             self._complain_at = 0
@@ -407,6 +410,8 @@ class Attachment:
                 connection = launch.connect(self.path)
             self._control = Control(connection)
             offset = launch.read_offset(self.path)
+            if failpoints.ACTIVE:
+                failpoints.hit("hello")
             if self._introduce(self._control, pipe):
                 return offset
             self._control.close()

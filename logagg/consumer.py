@@ -126,6 +126,8 @@ class Consumer:
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGUSR1, self._reopen)
         loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        if failpoints.ACTIVE:
+            failpoints.hit("start")
         for url in self._wanted:
             error = await self.reception.add_sink(url, [1, 2], wanted=True)
             if error:
@@ -136,6 +138,8 @@ class Consumer:
         endpoint = await self._serve_metrics()
         await self._serve()
         self._offer(self.merger.release(self.now_ns(), all_ended=True))
+        if failpoints.ACTIVE:
+            failpoints.hit("closing")
         left = await self.fanout.close(CLOSE_GRACE)
         self.reception.serve_viewers()
         if endpoint is not None:

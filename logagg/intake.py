@@ -20,7 +20,7 @@ from typing import Any
 
 import orjson
 
-from logagg import wire
+from logagg import failpoints, wire
 from logagg.sequence import Sequence
 from logagg.spool import open_segment, orphans
 from logagg.wire import (
@@ -413,6 +413,8 @@ class Worker:
         while self.taken and self.taken[0].last <= self.safe:
             segment = self.taken.pop(0)
             if segment.path:
+                if failpoints.ACTIVE:
+                    failpoints.hit("unlink")
                 try:
                     os.unlink(segment.path)
                 except OSError:

@@ -208,7 +208,7 @@ def as_segments(counts: Counts, top: int, zone: dt.tzinfo | None) -> list[Segmen
             render.local(instant, zone) for instant in (counts.first_ns, counts.last_ns)
         )
         span = span_text((counts.last_ns - counts.first_ns) / SECOND)
-        ends = f"{first:%Y-%m-%d %H:%M:%S} – {last:%Y-%m-%d %H:%M:%S}"  # noqa: RUF001
+        ends = f"{first:%Y-%m-%d %H:%M:%S} – {last:%Y-%m-%d %H:%M:%S}"
         shown.append(("", f"  {ends}  ({span})"))
     shown.append(("", "\n"))
     for name, values in counts.by.items():

@@ -10,9 +10,9 @@ import threading
 import warnings
 
 import pytest
+import support
 
 import logagg
-import support
 from logagg.errors import ConfigError
 
 
@@ -329,7 +329,7 @@ def test_clashing_names_are_kept_under_others(log, shared):
     logger, _ = log
     own = ["timestamp", "level", "worker", "seq", "logger", "pid", "received", "late"]
 
-    logger.info("x", extra={name: "mine" for name in own} | {"level_": "also"})
+    logger.info("x", extra=dict.fromkeys(own, "mine") | {"level_": "also"})
 
     found = shared.record()
     assert found["level"] == "info"

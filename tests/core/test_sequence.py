@@ -8,11 +8,11 @@ import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import wire_line
 
 from logagg import intake, wire
 from logagg.intake import Ended, Worker
 from logagg.sequence import Sequence
-from support import wire_line
 
 START = 1_795_568_400 * 1_000_000_000
 

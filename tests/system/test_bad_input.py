@@ -5,7 +5,6 @@ import socket
 import stat
 
 import pytest
-
 import support
 from support import (
     BASIC,

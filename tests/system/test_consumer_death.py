@@ -5,7 +5,6 @@ import signal
 import subprocess
 
 import pytest
-
 import support
 from harness import Fleet, fresh_record
 from support import BASIC, have, python, records, running, settled, wait_until
@@ -47,9 +46,7 @@ def test_workers_finish_whole_when_the_consumer_is_killed(tmp_path):
     assert errors == [""] * 4
 
 
-@pytest.mark.parametrize(
-    "kills", [2, pytest.param(10, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
 def test_kills_in_a_row_under_load_leave_each_record_once(tmp_path, kills):
     """kill -9 while four workers log: exactly once, in order, no call takes long."""
     path = tmp_path / "app.log"
@@ -133,11 +130,11 @@ def test_a_consumer_that_is_asked_to_end_hands_over_in_good_order(tmp_path, sign
 POINTS = ["after_read", "before_write", "after_write", "before_ack"]
 
 
-@pytest.mark.parametrize(
-    "size", [40, pytest.param(100_000, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("size", [40, pytest.param(100_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("point", POINTS)
-def test_a_kill_at_each_moment_of_a_cycle_leaves_each_record_once(tmp_path, point, size):
+def test_a_kill_at_each_moment_of_a_cycle_leaves_each_record_once(
+    tmp_path, point, size
+):
     """Between reading, writing and acknowledging: no loss and no duplicate."""
     env = {"LOGAGG_FAILPOINT": f"{point}:kill@10"}
     rate, count = (2000, 1500) if size == 40 else (50, 60)

@@ -2,7 +2,6 @@
 
 import orjson
 import pytest
-
 import support
 from harness import Fleet, Sent, judge
 from harness.producer import checksum, payload
@@ -31,7 +30,9 @@ def verdict_of(tmp_path, *lines, count=4, spool=b""):
 
 
 GOOD = [record(n) for n in range(4)]
-LOST = orjson.dumps({"logger": "logagg", "event": "dropped", "number": 1, "of_pid": 4711})
+LOST = orjson.dumps(
+    {"logger": "logagg", "event": "dropped", "number": 1, "of_pid": 4711}
+)
 LOST += b"\n"
 
 

@@ -4,7 +4,6 @@ import collections
 import subprocess
 
 import pytest
-
 import support
 from support import (
     BASIC,

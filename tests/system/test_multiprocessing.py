@@ -3,7 +3,6 @@
 import textwrap
 
 import pytest
-
 import support
 from support import (
     assert_complete,

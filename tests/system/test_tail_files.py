@@ -284,7 +284,7 @@ def test_repeats_collapse_to_one_line_with_their_number(tmp_path: Path) -> None:
     shown = tail("--file", log, "--no-follow", "-n", "all", "--collapse", "--utc")
 
     first, second = shown.decode().splitlines()
-    assert "×37 (00:59:11–00:59:47)" in first  # noqa: RUF001
+    assert "×37 (00:59:11–00:59:47)" in first
     assert "other" in second
 
 

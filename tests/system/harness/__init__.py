@@ -22,8 +22,8 @@ other tests can use it: put `tests/system` on `sys.path` and import `harness`.
 """
 
 from harness.fleet import Fleet, fresh_record
-from harness.judge import Sent, Verdict, judge
 from harness.jail import jailed
+from harness.judge import Sent, Verdict, judge
 from harness.plugins import plugin_path
 
 __all__ = [

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import support
+
 from harness import producer
 from harness.judge import Sent, Verdict, judge
 from harness.producer import LEDGER
