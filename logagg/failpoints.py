@@ -3,8 +3,9 @@
 `LOGAGG_FAILPOINT=NAME:ACTION[@N]`, several separated by commas; the action is taken at
 the N-th hit (default 1) of the place: `kill` (SIGKILL to itself), `sleep=SECONDS`,
 `errno=NUMBER` (raises that OSError). `wall:add=SECONDS@N` shifts the wall clock as
-`logagg.clock` sees it from its N-th measurement on. Without the variable `ACTIVE` is False and no place
-does more than look at it; none is on the path of a log call that finds room.
+`logagg.clock` sees it from its N-th measurement on. Without the variable `ACTIVE` is
+False and no place does more than look at it; none is on the path of a log call that
+finds room.
 """
 
 from __future__ import annotations
