@@ -28,17 +28,26 @@ from logagg.options import Duration, Level, Size, convert, make, query
 
 if TYPE_CHECKING:
     from logagg.shaping import Shaper
+    from logagg_sinks.elasticsearch import ElasticsearchSink, OpensearchSink
     from logagg_sinks.file import FileSink
     from logagg_sinks.http import HttpSink, HttpsSink
+    from logagg_sinks.loki import LokiSink
+    from logagg_sinks.otlp import OtlpSink
+    from logagg_sinks.splunk import SplunkSink
     from logagg_sinks.stdout import StderrSink, StdoutSink
 
 __all__ = [
     "Built",
     "Common",
+    "ElasticsearchSink",
     "FileSink",
     "HttpSink",
     "HttpsSink",
+    "LokiSink",
+    "OpensearchSink",
+    "OtlpSink",
     "SinkURL",
+    "SplunkSink",
     "StderrSink",
     "StdoutSink",
     "build",
@@ -50,11 +59,16 @@ __all__ = [
 GROUP = "logagg.sinks"
 
 _FACE = {
+    "ElasticsearchSink": "logagg_sinks.elasticsearch",
     "FileSink": "logagg_sinks.file",
     "HttpSink": "logagg_sinks.http",
     "HttpsSink": "logagg_sinks.http",
-    "StdoutSink": "logagg_sinks.stdout",
+    "LokiSink": "logagg_sinks.loki",
+    "OpensearchSink": "logagg_sinks.elasticsearch",
+    "OtlpSink": "logagg_sinks.otlp",
+    "SplunkSink": "logagg_sinks.splunk",
     "StderrSink": "logagg_sinks.stdout",
+    "StdoutSink": "logagg_sinks.stdout",
 }
 
 

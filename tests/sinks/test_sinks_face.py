@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.metadata
-import importlib.util
 import subprocess
 import sys
 
@@ -118,12 +117,7 @@ def test_a_sink_object_gets_the_same_options():
 def test_every_registered_sink_is_in_the_face_and_the_other_way_round():
     """What the entry points name is importable from logagg.sinks."""
     entries = importlib.metadata.entry_points(group="logagg.sinks")
-    ours = [
-        entry
-        for entry in entries
-        if entry.value.startswith("logagg_sinks.")
-        and importlib.util.find_spec(entry.module) is not None
-    ]
+    ours = [entry for entry in entries if entry.value.startswith("logagg_sinks.")]
     classes = {entry.load() for entry in ours}
     names = {
         name
