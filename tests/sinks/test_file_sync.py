@@ -80,7 +80,7 @@ def test_the_interval_bounds_what_a_power_cut_takes(tmp_path, synced):
             await sink.write(make_batch(10, start=number))
             await sink.write(make_batch(10, start=number))
             async with asyncio.timeout(10):
-                while len(synced) <= number:  # noqa: ASYNC110  # counted in a thread
+                while len(synced) <= number:  # counted in a thread
                     await asyncio.sleep(0.005)
         await asyncio.sleep(0.1)
         assert len(synced) == 3
