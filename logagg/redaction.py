@@ -1,9 +1,9 @@
 """Keeping secrets out of what a sink gets. Pure.
 
-What is redacted: the value of every field, at any depth, whose name is that of a
-secret: one of the well-known names, or a name that ends in one (`db_password`,
-`X-Api-Key`, `accessToken`), whatever its case; and what the user's own patterns match in
-any text. In its place stands `[redacted]`, always the same, so that nothing about the
+Workers have replaced the values of well-known secret names already
+(`logagg.secret_names`). This is for a sink that wants more: what is redacted is the value
+of every field, at any depth, whose name was given, whatever its case, and what the given
+patterns match in any text; the word `secrets` stands for the well-known names. In its place stands `[redacted]`, always the same, so that nothing about the
 secret's length or beginning shows. The fixed fields of a record are not redacted by
 name. A secret inside a message is found only by a pattern.
 
@@ -26,11 +26,10 @@ from typing import Any
 import orjson
 
 from logagg.errors import ConfigError
+from logagg.secret_names import PLACEHOLDER, WELL_KNOWN, ends, plain_name
 from logagg.view import patterns
 
-__all__ = ["FIXED", "PLACEHOLDER", "WELL_KNOWN", "Redaction", "dump", "load"]
-
-PLACEHOLDER = "[redacted]"
+__all__ = ["FIXED", "Redaction", "dump", "load"]
 
 FIXED = frozenset(
     (
@@ -50,23 +49,6 @@ FIXED = frozenset(
     )
 )
 """Fields that belong to every record; all others are extras."""
-
-WELL_KNOWN = (
-    "password",
-    "passwd",
-    "passphrase",
-    "secret",
-    "token",
-    "api_key",
-    "access_key",
-    "private_key",
-    "secret_key",
-    "authorization",
-    "cookie",
-    "credential",
-    "credentials",
-)
-"""Names of fields that hold secrets."""
 
 _FOLD = bytes.maketrans(
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZainouy", b"ebcdefghejklmeepqrstevwxezeeeeee"
@@ -108,16 +90,12 @@ def dump(record: dict[str, Any]) -> bytes:
         return text.encode("utf-8", "surrogatepass")[:-1]
 
 
-def _plain(name: str) -> str:
-    return name.lower().replace("-", "_").replace(" ", "_")
-
-
 class Redaction:
     """What is redacted, compiled.
 
     Args:
-        wanted: Further names; `none` leaves the well-known ones out; `/…/` is a
-            pattern.
+        wanted: Names; `secrets` stands for the well-known ones and all that end in one;
+            `/…/` is a pattern.
 
     Raises:
         ConfigError: A pattern cannot be used; the message says why.
@@ -132,11 +110,11 @@ class Redaction:
         wanted = tuple(wanted)
         self.key = ("redaction", *wanted)
         names: list[str] = []
-        known: tuple[str, ...] = WELL_KNOWN
+        known: tuple[str, ...] = ()
         self._patterns: list[patterns.Pattern] = []
         for text in wanted:
-            if text.lower() == "none":
-                known = ()
+            if text.lower() == "secrets":
+                known = WELL_KNOWN
             elif len(text) > 2 and text.startswith("/") and text.endswith("/"):
                 pattern = patterns.build(text[1:-1], ignore_case=False)
                 if pattern.regex.search(""):
@@ -146,10 +124,8 @@ class Redaction:
                     )
                 self._patterns.append(pattern)
             else:
-                names.append(_plain(text))
-        # Where `api_key` stands, `apikey` and `ApiKey` are meant too.
-        squeezed = [name.replace("_", "") for name in known]
-        self._ends = tuple(dict.fromkeys((*known, *squeezed)))
+                names.append(plain_name(text))
+        self._ends = ends(known)
         self._names = frozenset(names)
         self._needles = [*(_KNOWN_NEEDLES if known else ()), *map(_needle, names)]
         self.nothing = not (self._needles or self._patterns)
@@ -157,7 +133,7 @@ class Redaction:
 
     def secret(self, name: str) -> bool:
         """Whether a field of this name holds a secret."""
-        plain = _plain(name)
+        plain = plain_name(name)
         return plain.endswith(self._ends) or plain in self._names
 
     def lines(self, lines: list[bytes]) -> list[bytes]:

@@ -81,9 +81,10 @@ class Common(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             by spaces; a record must satisfy all of them.
         fields: Only these extra fields are kept (the fixed ones always are).
         drop: These fields are left out.
-        redact: Names of fields whose values are replaced by `[redacted]`, besides the
-            well-known ones; `none` switches redaction off; `/…/` is a pattern whose
-            matches in any text are replaced.
+        redact: Names of fields whose values are replaced by `[redacted]`, besides those
+            that workers replace; `/…/` is a pattern whose matches in any text are
+            replaced; `secrets` stands for the well-known names, for senders that do
+            not replace them.
         sample: Keep one record in N of those below `warning`; the others are counted.
         collapse: Seconds within which equal records become one with a count; 0 is off.
         queue_records: How many records may wait for this sink.
