@@ -31,7 +31,7 @@ import orjson
 
 from logagg import address, launch
 from logagg.channel import Control
-from logagg.errors import LogaggError
+from logagg.errors import ConfigError, LogaggError
 from logagg.intake import Stream, Worker
 from logagg.viewers import Viewer
 
@@ -223,9 +223,7 @@ class Reception:
         elif kind == "hold" and len(fds) in (0, 2):
             self._greet_holder(connection, hello, fds)
         elif kind == "viewer" and len(fds) == 1:
-            viewer = Viewer(fds[0], hello)
-            viewer.greet(self._consumer.head(), self._consumer.ring, hello)
-            self.viewers.append(viewer)
+            self._greet_viewer(hello, fds[0])
             connection.close()
         elif kind == "reload" and not fds:
             self._spawn(self._reload(Control(connection), connection))
@@ -256,6 +254,16 @@ class Reception:
         self.seen += 1
         urls = [str(url) for url in hello.get("sinks", [])]
         self._spawn(self._open_for(worker, urls, fds[1:3]))
+
+    def _greet_viewer(self, hello: dict[str, Any], pipe: int) -> None:
+        try:
+            viewer = Viewer(pipe, hello)
+        except ConfigError as error:
+            with contextlib.suppress(OSError):
+                os.write(pipe, orjson.dumps({"error": str(error)}) + b"\n")
+            raise
+        viewer.greet(self._consumer.head(), self._consumer.ring, hello)
+        self.viewers.append(viewer)
 
     def _greet_holder(
         self, connection: socket.socket, hello: dict[str, Any], fds: list[int]

@@ -67,9 +67,8 @@ class Viewer:
         wanted = hello.get("lines")
         after = hello.get("after")
         lines = ring.finished()
-        if isinstance(after, list) and after:
-            key = str(after[0]).encode()
-            lines = [line for line in lines if line[14:44] > key]
+        if isinstance(after, list) and len(after) == 3:
+            lines = _behind(lines, after)
         lines = self._chosen(lines, b"")
         if isinstance(wanted, int) and not after:
             lines = lines[-wanted:] if wanted else []
@@ -84,15 +83,15 @@ class Viewer:
         if self._buffered > BUFFER_BYTES:
             self.dropped += len(chosen)
             return
-        if self.dropped > self._told:
-            number = self.dropped - self._told
-            self._told = self.dropped
-            self._put(b'{"dropped":%d}\n' % number)
+        self._tell_dropped()
         self._put(closing.join([*chosen, b""]) if closing else b"".join(chosen))
 
+    def _tell_dropped(self) -> None:
+        if self.dropped > self._told:
+            self._put(b'{"dropped":%d}\n' % (self.dropped - self._told))
+            self._told = self.dropped
+
     def _chosen(self, lines: list[bytes], closing: bytes) -> list[bytes]:
-        if self._match is None:
-            return lines
         found: list[bytes] = self._match.lines(lines, closing)
         return found
 
@@ -118,6 +117,8 @@ class Viewer:
                 self._buffer.popleft()
             else:
                 self._buffer[0] = data[done:]
+            if not self._buffer:
+                self._tell_dropped()
         return False
 
     def close(self) -> None:
@@ -128,10 +129,20 @@ class Viewer:
 
 
 def _matcher(hello: dict[str, Any]) -> Any:
-    expressions = [str(each) for each in hello.get("match") or []]
-    level = hello.get("level")
-    if not expressions and not level:
-        return None
     from logagg.view import match
 
-    return match.compile(expressions, level=level)
+    return match.from_message(hello)
+
+
+def _behind(lines: list[bytes], after: list[Any]) -> list[bytes]:
+    """The lines behind the one that a viewer has seen last.
+
+    Late lines stand behind lines with later stamps, so the very line is looked for; when
+    it has left the ring, its time decides.
+    """
+    key = str(after[0]).encode()
+    mark = b'"worker":"%b","seq":%b,' % tuple(str(each).encode() for each in after[1:3])
+    for place in range(len(lines) - 1, -1, -1):
+        if lines[place][14:44] == key and mark in lines[place][:400]:
+            return lines[place + 1 :]
+    return [line for line in lines if line[14:44] > key]
