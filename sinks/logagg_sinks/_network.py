@@ -300,6 +300,10 @@ class NetworkSink(Sink):
             return Path(self.options.spool)
         return root() / name_of(self.identity)
 
+    def park_in(self, folder: Path) -> None:
+        """Use this directory, whatever the options say; before `open`."""
+        self.options = msgspec.structs.replace(self.options, spool=str(folder))
+
     def _open_spools(self) -> list[Spool]:
         options = self.options
         if options.spool == "off" and not options.dead_letter_bytes:

@@ -28,11 +28,11 @@ import shutil
 import uuid
 from collections import deque
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
-__all__ = ["DiskSpool", "MemorySpool", "Spool", "SpoolFullError"]
+__all__ = ["DiskSpool", "Look", "MemorySpool", "Spool", "SpoolFullError", "look"]
 
 SEGMENT_BYTES = 8 * 1024 * 1024
 _LONGEST_READ = 64 * 1024 * 1024
@@ -298,6 +298,58 @@ class DiskSpool:
             shutil.rmtree(self.folder, ignore_errors=True)
         lock, self._lock = self._lock, -1
         os.close(lock)
+
+
+class Look(NamedTuple):
+    """What a spool looks like from outside.
+
+    Attributes:
+        records: How many records are not delivered.
+        size_bytes: How many bytes these are.
+        first: The first of them.
+        user: The process that has locked it, or 0.
+    """
+
+    records: int
+    size_bytes: int
+    first: bytes
+    user: int
+
+
+def look(folder: Path) -> Look:
+    """Look at a spool without touching it, whoever uses it."""
+    try:
+        with open(folder / "cursor", "rb") as file:
+            start = _read_cursor(file.fileno()).start
+    except FileNotFoundError:
+        start = 0
+    records = size = 0
+    first = b""
+    for path in sorted(folder.glob("*" + _SUFFIX)):
+        try:
+            with open(path, "rb") as file:
+                file.seek(max(0, start - int(path.stem)))
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    first = first or line
+                    records += 1
+                    size += len(line)
+        except (FileNotFoundError, ValueError):
+            continue  # delivered this moment; or no segment
+    return Look(records, size, first, _user(folder / "lock"))
+
+
+def _user(path: Path) -> int:
+    try:
+        with open(path, "rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(file.read(20).strip() or 0)
+    except (FileNotFoundError, ValueError):
+        pass
+    return 0
 
 
 def _open(path: Path, flags: int) -> int:
