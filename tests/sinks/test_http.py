@@ -564,6 +564,23 @@ def test_without_dead_letters_what_is_refused_is_counted(target, make, tools, le
     assert letters() == []
 
 
+def test_an_error_of_our_own_does_not_end_the_delivery(target, make, tools, naps):
+    """Whatever goes wrong with a batch is said, and the batch is tried again."""
+    sink = make()
+    body, errors = sink.target.body, [TypeError("odd"), OSError("disk")]
+
+    def broken(items):
+        if errors:
+            raise errors.pop(0)
+        return body(items)
+
+    sink.target.body = broken
+    run(send(sink, make_batch(3), tools))
+
+    assert target.seqs == [0, 1, 2]
+    assert len(naps.seconds) == 2
+
+
 # Spool
 
 
