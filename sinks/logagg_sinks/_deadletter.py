@@ -86,20 +86,25 @@ def _record(line: bytes) -> bytes:
     return b'"record":' + line
 
 
-def read_letters(path: Path) -> Iterator[bytes]:
-    """The records in a file of dead letters, as lines with their newline.
+def read_letters(path: Path) -> tuple[list[bytes], list[bytes]]:
+    """The records in a file of dead letters, and the letters that hold none.
 
-    A torn or foreign line is passed over; so is a letter whose record was not JSON: it
-    would only come back.
+    A letter whose record was not JSON would only come back; a torn or foreign line is
+    none at all.
+
+    Returns:
+        Records as lines, and letters as lines.
     """
-    mark = b',"record":'
+    records: list[bytes] = []
+    rest: list[bytes] = []
     with open(path, "rb") as file:
         for line in file:
-            at = line.find(mark)
             try:
                 letter = orjson.loads(line)
             except orjson.JSONDecodeError:
-                continue
-            if not isinstance(letter, dict) or "record" not in letter or at < 0:
-                continue
-            yield orjson.dumps(letter["record"]) + b"\n"
+                letter = None
+            if isinstance(letter, dict) and isinstance(letter.get("record"), dict):
+                records.append(orjson.dumps(letter["record"]) + b"\n")
+            else:
+                rest.append(line)
+    return records, rest

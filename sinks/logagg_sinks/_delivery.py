@@ -32,7 +32,7 @@ from logagg import wire
 from logagg_sinks._ages import Ages
 from logagg_sinks._batching import Item, Load, cut, is_older, load, shorten
 from logagg_sinks._exchange import Exchange, Run
-from logagg_sinks._health import Health, State
+from logagg_sinks._health import Condition, Health, State
 from logagg_sinks._ledger import Ledger, Letters, Refused
 from logagg_sinks._retry import Action, Backoff
 from logagg_sinks._spool import Spool, SpoolFullError
@@ -101,10 +101,7 @@ class Delivery:
         self._chance = chance
         self._backoff = Backoff(options.retry_max)
         self._limit = options.batch_bytes
-        self._state = State.OK
-        self._until = 0.0
-        self._last_error = ""
-        self._failing = False
+        self._condition = Condition(name)
         self._in_flight = 0
         self._first: bytes = b""  # the oldest record that is not settled
         self._wake = asyncio.Event()
@@ -147,7 +144,7 @@ class Delivery:
         goal = self._own.end
         self._flush_to = max(self._flush_to, goal)
         self._wake.set()
-        while not self._failing and (
+        while not self._condition.failing and (
             len(self._spools) > 1 or (self._own.start < goal and self._own.records)
         ):
             await self._change()
@@ -171,9 +168,9 @@ class Delivery:
         elif self._own.records:
             age = max(0.0, self._options.batch_age - self._age_left())
         return Health(
-            state=self._state,
-            until=self._until,
-            last_error=self._last_error,
+            state=self._condition.state,
+            until=self._condition.until,
+            last_error=self._condition.last_error,
             queued_records=sum(spool.records for spool in self._spools),
             queued_bytes=sum(spool.end - spool.start for spool in self._spools),
             in_flight=self._in_flight,
@@ -194,7 +191,7 @@ class Delivery:
                 await self._look_for_inboxes()
                 spool = self._spools[0]
                 if self._is_due(spool):
-                    await self._batch(spool)
+                    await self._guarded(spool)
                 elif spool is not self._own:
                     await self._run(spool.close)
                     self._spools.pop(0)
@@ -205,6 +202,17 @@ class Delivery:
                     await self._wait()
         except _StoppedError:
             return
+
+    async def _guarded(self, spool: Spool) -> None:
+        """Deliver a batch; what goes wrong here must not end the loop."""
+        try:
+            await self._batch(spool)
+        except _StoppedError:
+            raise
+        except Exception as error:
+            log.exception("sink %s: a batch could not be worked off", self._name)
+            why = f"{type(error).__name__}: {error}"
+            await self._pause(Verdict(Action.RETRY, why), last=self._closing)
 
     def _is_due(self, spool: Spool) -> bool:
         if not spool.records:
@@ -382,37 +390,18 @@ class Delivery:
         else:
             seconds = self._backoff.next(self._chance(), verdict.asked)
             state = State.RETRYING if verdict.asked is None else State.THROTTLED
-        self._tell(state, verdict.reason)
-        self._until = self._clock() + seconds
-        self._failing = True
+        self._condition.bad(state, verdict.reason, self._clock() + seconds)
         self._changed()
         if last:
             raise _StoppedError
         if not self._closing:
             self._hurry.clear()
             await _first_of(self._sleep(seconds), self._hurry.wait())
-        self._until = 0.0
-
-    def _tell(self, state: State, reason: str) -> None:
-        """Say it once when the state changes; a suspension is an alarm."""
-        self._last_error = reason
-        if state is self._state:
-            return
-        if state is State.SUSPENDED:
-            log.error(
-                "sink %s is suspended, records are parked: %s", self._name, reason
-            )
-        elif self._state in (State.OK, State.SUSPENDED):
-            log.warning("sink %s fails, records are parked: %s", self._name, reason)
-        self._state = state
+        self._condition.until = 0.0
 
     def _recovered(self) -> None:
         self._backoff.reset()
-        self._failing = False
-        self._until = 0.0
-        if self._state is not State.OK:
-            self._state = State.OK
-            log.info("sink %s has recovered", self._name)
+        self._condition.good()
 
     # Settling records
 

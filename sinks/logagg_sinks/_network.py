@@ -23,7 +23,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import msgspec
 
-from logagg.abc import Batch, Policy, Sink
+from logagg.abc import Batch, Sink
 from logagg.errors import ConfigError, SinkUnavailable
 from logagg.sinks import SinkURL
 from logagg_sinks._client import Client, Deadlines, Tls, check_target
@@ -78,7 +78,6 @@ class NetworkSink(Sink):
         chance: A random number from 0 to 1, for the back-off.
     """
 
-    default_policy = Policy.DROP_OLD
     durable = True
     options_type: ClassVar[type[HttpOptions]] = HttpOptions
 
@@ -300,6 +299,10 @@ class NetworkSink(Sink):
             return Path(self.options.spool)
         return root() / name_of(self.identity)
 
+    def park_in(self, folder: Path) -> None:
+        """Use this directory, whatever the options say; before `open`."""
+        self.options = msgspec.structs.replace(self.options, spool=str(folder))
+
     def _open_spools(self) -> list[Spool]:
         options = self.options
         if options.spool == "off" and not options.dead_letter_bytes:
@@ -361,6 +364,17 @@ class NetworkSink(Sink):
         It returns early when an attempt fails: what is left then stays in the spool.
         """
         await self._opened().flush()
+
+    async def recall(self, since: bytes) -> frozenset[bytes]:
+        """Which records stamped at or after a sort key came into the spool already.
+
+        After the consumer was killed: everything that is not delivered, and nearly
+        everything that was delivered last.
+        """
+        spools = [one for one in self._opened().spools if isinstance(one, DiskSpool)]
+        return await self._run(
+            lambda: frozenset().union(*(spool.recall(since) for spool in spools))
+        )
 
     async def reopen(self) -> None:
         """Try again now, with certificates and secrets as they are now."""

@@ -6,6 +6,7 @@ that both forms say the same. Field numbers are those of opentelemetry-proto 1.x
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -113,9 +114,12 @@ def resource_of(record: dict[str, Any]) -> bytes:
 
 
 def _instant(value: object) -> int:
-    if not isinstance(value, str):
-        return 0
-    return max(0, wire.key_ns(wire.PREFIX + value.encode()))
+    return _parsed(value) if isinstance(value, str) else 0
+
+
+@functools.lru_cache(64)  # `received` is the same for many records
+def _parsed(text: str) -> int:
+    return max(0, wire.key_ns(wire.PREFIX + text.encode()))
 
 
 def _identifier(record: dict[str, Any], key: str, digits: int) -> str:
@@ -170,9 +174,13 @@ def value_protobuf(value: Any, depth: int = 0) -> bytes:
 
 def pair_protobuf(field: int, key: str, value: Any, depth: int = 0) -> bytes:
     """A KeyValue."""
-    return pb.length(
-        field, pb.text(1, key) + pb.length(2, value_protobuf(value, depth))
-    )
+    return pb.length(field, _name(key) + pb.length(2, value_protobuf(value, depth)))
+
+
+@functools.lru_cache(4096)
+def _name(key: str) -> bytes:
+    """The field `key` of a KeyValue: names repeat from record to record."""
+    return pb.text(1, key)
 
 
 def log_protobuf(log: Entry) -> bytes:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -65,8 +66,12 @@ def claim(folder: Path, url: str, most_bytes: int) -> tuple[DiskSpool, list[Disk
     check_private(str(folder))
     own: DiskSpool | None = None
     for number in range(_MOST_SLOTS):
-        with contextlib.suppress(BlockingIOError):
-            own = DiskSpool(folder / str(number), most_bytes)
+        for pause in (0.0, 0.01):  # who only looks holds a lock for a moment
+            time.sleep(pause)
+            with contextlib.suppress(BlockingIOError):
+                own = DiskSpool(folder / str(number), most_bytes)
+                break
+        if own is not None:
             break
     if own is None:
         raise BlockingIOError(f"{folder}: {_MOST_SLOTS} spools are in use")

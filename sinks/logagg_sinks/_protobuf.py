@@ -56,7 +56,10 @@ def double(field: int, value: float) -> bytes:
 
 def length(field: int, value: bytes) -> bytes:
     """A field of type bytes, string or message."""
-    return number(field << 3 | 2) + number(len(value)) + value
+    size = len(value)
+    if size < 0x80 and field < 16:  # nearly always
+        return _SMALL[field << 3 | 2] + _SMALL[size] + value
+    return number(field << 3 | 2) + number(size) + value
 
 
 def text(field: int, value: str) -> bytes:

@@ -28,11 +28,13 @@ import shutil
 import uuid
 from collections import deque
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
-__all__ = ["DiskSpool", "MemorySpool", "Spool", "SpoolFullError"]
+from logagg import wire
+
+__all__ = ["DiskSpool", "Look", "MemorySpool", "Spool", "SpoolFullError", "look"]
 
 SEGMENT_BYTES = 8 * 1024 * 1024
 _LONGEST_READ = 64 * 1024 * 1024
@@ -168,12 +170,14 @@ class DiskSpool:
         self._cursor_file = _open(self.folder / "cursor", os.O_RDWR | os.O_CREAT)
         cursor = _read_cursor(self._cursor_file)
         self._segments: dict[int, int] = {}  # first position to size, ascending
-        for path in sorted(self.folder.glob("*" + _SUFFIX)):
+        paths = sorted(self.folder.glob("*" + _SUFFIX))
+        for path in paths:
             if not path.stem.isdecimal():
                 continue
             size, torn = _mend(path)
             self.torn += torn
-            if int(path.stem) + size <= cursor.start or not size:
+            delivered = int(path.stem) + size <= cursor.start
+            if not size or (delivered and path != paths[-1]):
                 path.unlink()
             else:
                 self._segments[int(path.stem)] = size
@@ -265,7 +269,7 @@ class DiskSpool:
         for first, size in list(self._segments.items()):
             if first + size > position:
                 break
-            if first == newest and (self._writer is not None or self.records):
+            if first == newest:  # it tells `recall` what came last
                 break
             if self._reader is not None and self._reader[0] == first:
                 os.close(self._reader[1])
@@ -276,6 +280,20 @@ class DiskSpool:
     def _write_cursor(self) -> None:
         text = b'{"start":%d,"until":%d}' % (self.start, self.until)
         os.pwrite(self._cursor_file, text.ljust(63) + b"\n", 0)
+
+    def recall(self, since: bytes) -> frozenset[bytes]:
+        """The identities of records at or after a sort key that are or were in it.
+
+        It knows what is not delivered yet, and of the rest what came last.
+        """
+        found: set[bytes] = set()
+        for first in reversed(self._segments):
+            with open(self._path(first), "rb") as file:
+                new = {wire.identity(line) for line in file if wire.key(line) >= since}
+            if not new:
+                break
+            found |= new
+        return frozenset(found)
 
     def drop(self) -> int:
         """Throw away what is in it; return how many records that were."""
@@ -298,6 +316,58 @@ class DiskSpool:
             shutil.rmtree(self.folder, ignore_errors=True)
         lock, self._lock = self._lock, -1
         os.close(lock)
+
+
+class Look(NamedTuple):
+    """What a spool looks like from outside.
+
+    Attributes:
+        records: How many records are not delivered.
+        size_bytes: How many bytes these are.
+        first: The first of them.
+        user: The process that has locked it, or 0.
+    """
+
+    records: int
+    size_bytes: int
+    first: bytes
+    user: int
+
+
+def look(folder: Path) -> Look:
+    """Look at a spool without touching it, whoever uses it."""
+    try:
+        with open(folder / "cursor", "rb") as file:
+            start = _read_cursor(file.fileno()).start
+    except FileNotFoundError:
+        start = 0
+    records = size = 0
+    first = b""
+    for path in sorted(folder.glob("*" + _SUFFIX)):
+        try:
+            with open(path, "rb") as file:
+                file.seek(max(0, start - int(path.stem)))
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    first = first or line
+                    records += 1
+                    size += len(line)
+        except (FileNotFoundError, ValueError):
+            continue  # delivered this moment; or no segment
+    return Look(records, size, first, _user(folder / "lock"))
+
+
+def _user(path: Path) -> int:
+    try:
+        with open(path, "rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(file.read(20).strip() or 0)
+    except (FileNotFoundError, ValueError):
+        pass
+    return 0
 
 
 def _open(path: Path, flags: int) -> int:

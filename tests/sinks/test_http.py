@@ -10,10 +10,12 @@ import email.utils
 import hashlib
 import hmac
 import logging
+import os
 
 import orjson
 import pytest
 
+from logagg import wire
 from logagg.abc import Policy
 from logagg.errors import ConfigError
 from logagg.sinks import build, parse
@@ -562,6 +564,23 @@ def test_without_dead_letters_what_is_refused_is_counted(target, make, tools, le
     assert letters() == []
 
 
+def test_an_error_of_our_own_does_not_end_the_delivery(target, make, tools, naps):
+    """Whatever goes wrong with a batch is said, and the batch is tried again."""
+    sink = make()
+    body, errors = sink.target.body, [TypeError("odd"), OSError("disk")]
+
+    def broken(items):
+        if errors:
+            raise errors.pop(0)
+        return body(items)
+
+    sink.target.body = broken
+    run(send(sink, make_batch(3), tools))
+
+    assert target.seqs == [0, 1, 2]
+    assert len(naps.seconds) == 2
+
+
 # Spool
 
 
@@ -909,6 +928,38 @@ def test_tuning_does_not_change_where_records_are_parked():
     assert build("http://h/a?header.X-Tenant=b").sink.folder != one.folder
 
 
-def test_a_dead_target_drops_rather_than_blocks_by_default():
+def test_a_dead_target_never_blocks_by_default():
     """Without a choice of the user's, a network sink never stops the reading."""
-    assert build("http://h/").common.policy is Policy.DROP_OLD
+    assert build("http://h/").common.policy is not Policy.BLOCK
+
+
+def test_recall_knows_what_came_before_a_kill(target, make, tools):
+    """After a kill the sink tells what it had accepted, delivered or not."""
+    target.script = [tools.Answer(), tools.Answer(503)]
+    lines = [make_line(number) for number in range(20)]
+
+    async def killed():
+        sink = make("batch_records=10")
+        sink.sleep = lambda _: asyncio.sleep(3600)
+        await sink.open()
+        await sink.write(make_batch(20))
+        await target.wait(2)
+        await tools.until(lambda: sink.counters.get("acked") == 10)
+        for spool in sink._delivery.spools:  # as if the process was gone
+            os.close(spool._lock)
+            spool._lock = -1
+        sink._task.cancel()
+        await sink._client.close()
+
+    async def successor():
+        sink = make("batch_records=10")
+        async with tools.opened(sink):
+            known = await sink.recall(wire.key(lines[5]))
+            await sink.flush()
+            assert await sink.recall(wire.key(lines[5])) == known
+        return known
+
+    run(killed())
+    known = run(successor())
+
+    assert known == {wire.identity(line) for line in lines[5:]}

@@ -281,7 +281,7 @@ def expected(found):
 @settings(max_examples=200, deadline=None)
 @given(st.dictionaries(NAMES.map(lambda name: f"x{name}"), JSON, max_size=5), JSON)
 def test_both_encodings_are_read_back_by_the_official_package(extra, message):
-    """Any record, in protobuf and in JSON, is read back equal by the official package."""
+    """Any record, as protobuf and as JSON, is read back by the official package."""
     record = orjson.loads(finished(make_line()))
     line = orjson.dumps(record | {"message": message} | extra)
 

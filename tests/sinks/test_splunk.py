@@ -31,7 +31,7 @@ def events(body):
 
 
 class Collector:
-    """Judges requests as the collector documents it, and takes events up to a bad one."""
+    """Judges requests as documented, and takes events up to a bad one."""
 
     def __init__(self, tools):
         self.Answer = tools.Answer
@@ -146,7 +146,7 @@ def test_events(collector, make, tools, target, monkeypatch):
 
 @pytest.mark.parametrize("bad", [{3}, {0}, {9}, {2, 3, 8}])
 def test_a_bad_event_is_taken_out(collector, make, tools, target, bad, naps):
-    """Events before a bad one were taken, those behind it are sent again, it is dead."""
+    """Events before a bad one were taken, those behind it go again, it is dead."""
     collector.bad = bad
     sink = make()
     send(sink, make_batch(10), tools)
