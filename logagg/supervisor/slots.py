@@ -275,7 +275,10 @@ class Slots:
     # ---- stopping -----------------------------------------------------------------
 
     async def stop(
-        self, member: Member, why: str, timeout: float | None = None
+        self,
+        member: Member,
+        why: str,
+        timeout: float | None = None,  # noqa: ASYNC109 - bounds several waits
     ) -> None:
         """Ask one worker to end: hooks, one TERM, the deadline, then KILL."""
         limit = self.options.stop_timeout if timeout is None else timeout

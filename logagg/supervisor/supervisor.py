@@ -370,7 +370,7 @@ class Supervisor:
             self._kill_group(group)
 
     async def _prepare_stop(self, member: Member) -> None:
-        """Let a server take what is on its way to it, and nothing more, before its TERM."""
+        """Let a server take what is on its way to it, and no more, before its TERM."""
         if not member.listened or member.link is None:
             return
         handovers = self.listeners.handovers()

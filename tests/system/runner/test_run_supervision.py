@@ -426,7 +426,7 @@ def test_hup_reloads_and_usr1_reopens(run: Any, tools: Any) -> None:
     """HUP replaces all workers; USR1 has the log file opened anew, nothing is lost."""
     run.write("app.py", SLEEPER)
     run.start("-w", 2, "app.py")
-    before = set(s["pid"] for s in run.until_ready(2)["slots"])
+    before = {s["pid"] for s in run.until_ready(2)["slots"]}
 
     run.signal(signal.SIGHUP)
     run.until_record(event="reloaded")
@@ -472,7 +472,7 @@ def test_status_works_while_a_worker_is_wedged(run: Any) -> None:
     assert time.monotonic() - began < 3
     os.kill(pid, signal.SIGCONT)
 
-    assert [slot["pid"] for slot in status["slots"]][0] == pid
+    assert next(slot["pid"] for slot in status["slots"]) == pid
     for key in ("state", "uptime", "restarts", "rss_bytes", "connections", "last_exit"):
         assert key in status["slots"][0]
     assert status["consumer"]["pid"] > 0
