@@ -94,7 +94,7 @@ class Tracebacks:
             if not indented and line != _HEADER:
                 self._state = _State.ENDED
             return None
-        if state is _State.GROUP and indented:
+        if state is _State.GROUP and indented and not begins:
             return None
         if state in (_State.ENDED, _State.GROUP) and line == "":
             self._state = _State.GAP
