@@ -20,6 +20,10 @@ original does, but for stream sockets of addresses that the supervisor owns or m
 A channel is known by the inode of its socket, not by its number, so `dup`, `fromfd` and
 an `SSLSocket` around it work too. Forked children inherit all of it.
 
+A worker that is to stop first *drains* its shared listeners: its siblings take what
+comes, and what it has accepted has a moment to become a request; a server that got its
+TERM closes connections on which none has begun.
+
 Servers that accept without Python's `socket` cannot be handed connections: uvloop
 (libuv accepts in C) is noticed by the running loop and gets the shared socket with one
 line that says so; for what is not noticed the supervisor misses the acknowledgement.
@@ -51,6 +55,7 @@ class Asker(Protocol):
     """What the doors need of the worker object."""
 
     share: bool
+    on_drain: Callable[[], None] | None
 
     def ask(
         self, question: dict[str, Any], fds: list[int]
@@ -70,6 +75,7 @@ class _Doors:
         self.pid = os.getpid()
         self.doors = {(d.family, d.host, d.port): d for d in doors}
         self.channels: dict[int, Door] = {}
+        self.listening: dict[int, int] = {}  # descriptor: inode, of shared listeners
         for door in doors:
             if door.policy == "rr":
                 self.channels[os.fstat(door.fd).st_ino] = door
@@ -127,6 +133,31 @@ class _Doors:
         timeout = sock.gettimeout()
         os.dup2(fd, sock.fileno(), inheritable=False)
         sock.settimeout(timeout)
+        self.remember(sock.fileno())
+
+    def remember(self, fd: int) -> None:
+        """Note a listener, for `drain`."""
+        self.listening[fd] = os.fstat(fd).st_ino
+
+    def drain(self) -> None:
+        """Take no more connections, in whatever language the server accepts them.
+
+        A listener that nobody connects to is put in the place of each shared one, under
+        its number. The event loop is still woken for the shared one, finds nothing, and
+        leaves what came to the siblings. Called in the channel's thread. Blocking
+        listeners are left alone: in `accept` already, they would not notice.
+        """
+        quiet = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        _raw.bind(quiet, "")  # an abstract address of the kernel's choice
+        _raw.listen(quiet, 1)
+        quiet.setblocking(False)
+        for fd, inode in self.listening.items():
+            try:
+                if os.fstat(fd).st_ino == inode and not os.get_blocking(fd):
+                    os.dup2(quiet.fileno(), fd, inheritable=False)
+            except OSError:
+                pass  # closed meanwhile
+        quiet.close()
 
     def bind_unowned(self, sock: socket.socket, name: Any) -> None:
         """Bind through the supervisor, so that all workers share what one binds."""
@@ -153,6 +184,7 @@ class _Doors:
             code = int(answer["errno"])
             raise OSError(code, os.strerror(code))
         if not fds:
+            self.remember(sock.fileno())
             return  # the supervisor has bound this very socket
         door = Door("", int(sock.family), host, name[1], answer["policy"], fds[0])
         if door.policy == "rr":
@@ -177,12 +209,21 @@ class _Doors:
         self.put(sock, fds[0])
         os.close(fds[0])
 
+    def note_passed(self, sock: socket.socket) -> None:
+        """Note a listener that the program took by its descriptor."""
+        inode = os.fstat(sock.fileno()).st_ino
+        for door in self.doors.values():
+            if door.policy == "kernel" and os.fstat(door.fd).st_ino == inode:
+                self.remember(sock.fileno())
+
     # ---- listen, accept, getsockname ----------------------------------------------
 
     def listen(self, sock: socket.socket, *backlog: int) -> None:
         door = self.channel(sock)
         if door is None:
             _raw.listen(sock, *backlog)
+            if os.getpid() == self.pid and sock.fileno() not in self.listening:
+                self.note_passed(sock)
             self.tell_listening(sock, _raw.getsockname(sock))
             return
         _raw.send(sock, b"open")
@@ -279,6 +320,7 @@ def _runs_uvloop() -> bool:
 def install(doors: list[Door], asker: Asker) -> None:
     """Replace the methods of `socket.socket` in this process."""
     state = _Doors(doors, asker)
+    asker.on_drain = state.drain
     replacement: dict[str, Callable[..., Any]] = {
         "bind": state.bind,
         "listen": state.listen,

@@ -108,6 +108,7 @@ class Worker:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.on_task: Callable[[Frame], None] | None = None
         self.on_ready: Callable[[], None] | None = None
+        self.on_drain: Callable[[], None] | None = None
         _current = self
         os.register_at_fork(after_in_child=self._forked)
         threading.Thread(target=self._read, name="logagg-channel", daemon=True).start()
@@ -362,6 +363,8 @@ class Worker:
             threading.Thread(
                 target=self._shut_down, args=(frame["timeout"],), daemon=True
             ).start()
+        elif kind == "drain" and self.on_drain is not None:
+            self.on_drain()
         elif kind in ("task", "cancel") and self.on_task is not None:
             self.on_task(frame)
 

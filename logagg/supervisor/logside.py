@@ -103,6 +103,9 @@ class LogSide:
             "socket": self.path,
             "restarted": restarted,
             "offset": self._offset,
+            # Opened before any worker is listened to, or a worker that comes first to
+            # a restarted consumer would lend it its own, captured, stderr.
+            "sinks": list(self._sinks),
         }
         passed = [self._listener.fileno()]
         if self._metrics is not None:

@@ -207,6 +207,7 @@ class Router:
 
     def _on_result(self, member: Member, frame: Frame, _fds: list[int]) -> None:
         self._run.tasks.result(member, frame)
+        self._run.tasks.idle(member)
 
     # ---- ports --------------------------------------------------------------------
 

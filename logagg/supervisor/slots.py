@@ -263,6 +263,8 @@ class Slots:
             self._report.exited(fresh, what_next="", again=fresh.crash_count)
         assert fresh.exit is not None
         left = "the old worker serves on" if old else "the slot goes on trying"
+        if not fresh.trace:
+            left += "; what it said is in the log"
         message = (
             f"slot {slot.number}: the fresh worker (pid {fresh.pid}) did not become "
             f"ready: {fresh.exit.how}, {fresh.exit.reason}; {left}"
@@ -273,7 +275,10 @@ class Slots:
     # ---- stopping -----------------------------------------------------------------
 
     async def stop(
-        self, member: Member, why: str, timeout: float | None = None
+        self,
+        member: Member,
+        why: str,
+        timeout: float | None = None,  # noqa: ASYNC109 - bounds several waits
     ) -> None:
         """Ask one worker to end: hooks, one TERM, the deadline, then KILL."""
         limit = self.options.stop_timeout if timeout is None else timeout

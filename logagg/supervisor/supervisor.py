@@ -67,6 +67,8 @@ CONSUMER_GRACE = 20.0
 GROUP_GRACE = 2.0
 HAND_OVER_GRACE = 1.0
 START_TURN = 5.0
+DRAIN_TIME = 0.1
+"""For what a stopping server has accepted to become a request; many round trips."""
 
 
 class Supervisor:
@@ -368,10 +370,16 @@ class Supervisor:
             self._kill_group(group)
 
     async def _prepare_stop(self, member: Member) -> None:
-        """Let connections that are on their way to a worker be taken before its TERM."""
+        """Let a server take what is on its way to it, and no more, before its TERM."""
+        if not member.listened or member.link is None:
+            return
         handovers = self.listeners.handovers()
         for handover in handovers:
             handover.stop(member.id)
+        if not self.slots.stopping:
+            # Others serve on: they take what comes from now.
+            member.tell({"k": "drain"})
+            await within(member.over, DRAIN_TIME)
         deadline = self.loop.time() + HAND_OVER_GRACE
         while self.loop.time() < deadline and member.state != "dead":
             if all(handover.settled(member.id) for handover in handovers):

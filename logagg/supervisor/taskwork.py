@@ -164,8 +164,8 @@ class _Runner:
 
     def serve(self) -> None:
         self._thread = threading.get_ident()
-        while True:
-            self._worker.tell({"k": "idle"})
+        self._worker.tell({"k": "idle"})
+        while True:  # a result says at once that the next task is welcome
             frame = self._tasks.get()
             try:
                 answer = self._run(frame)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,7 @@ async def watch(supervisor: Supervisor) -> None:
     standard = PythonFilter()
 
     def wanted(change: Change, path: str) -> bool:
-        if any(stem and path.startswith(stem) for stem in logs):
+        if any(stem and os.path.realpath(path).startswith(stem) for stem in logs):
             return False
         return standard(change, path)
 

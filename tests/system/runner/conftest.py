@@ -206,9 +206,9 @@ def _left(runtime: Path) -> list[int]:
         if not entry.name.isdigit():
             continue
         try:
-            if mark in (entry / "environ").read_bytes().split(b"\0"):
-                if alive(int(entry.name)):
-                    found.append(int(entry.name))
+            ours = mark in (entry / "environ").read_bytes().split(b"\0")
+            if ours and alive(int(entry.name)):
+                found.append(int(entry.name))
         except OSError:
             continue
     return found
