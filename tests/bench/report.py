@@ -149,7 +149,8 @@ def markdown(result: dict[str, Any]) -> str:
     for (size, workers), peers in groups(result["rows"]).items():
         calls = next(iter(peers.values()))[0]["calls"]
         text += f"\n## {size}, {workers} workers x {calls:,} calls\n\n{HEAD}"
-        text += "".join(_line(name, peers) for name in PEERS if name in peers)
+        order = sorted(peers, key=lambda name: list(PEERS).index(name.split("@")[0]))
+        text += "".join(_line(name, peers) for name in order)
     text += "\n## Start\n\n| | wall ms | cpu ms |\n|---|---|---|\n"
     for name, row in result["startup"].items():
         text += f"| `{name}` | {row['wall_ms']} | {row['cpu_ms']} |\n"
@@ -157,7 +158,8 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def _line(name: str, peers: dict[str, list[Row]]) -> str:
-    title = PEERS[name].title
+    base, _, tree = name.partition("@")
+    title = PEERS[base].title + (f" ({tree})" if tree else "")
     rows = [row for row in peers[name] if "error" not in row]
     if not rows:
         return f"| {title} | failed: {peers[name][0]['error']} |\n"
@@ -165,7 +167,7 @@ def _line(name: str, peers: dict[str, list[Row]]) -> str:
     ours = [row for row in ours if "error" not in row]
     faster = f"{ratio(ours, rows):.2f}×" if ours and name != "logagg" else ""
     cheaper = f"{cpu_ratio(ours, rows):.2f}×" if ours and name != "logagg" else ""
-    writes = PEERS[name].writes
+    writes = PEERS[base].writes
     memory = f"{median(rows, 'worker_peak') / 1e6:.0f}"
     if median(rows, "consumer_peak"):
         memory += f" + {median(rows, 'consumer_peak') / 1e6:.0f}"

@@ -4,6 +4,7 @@
     python tests/bench/run.py --first          five peers, 4 x 50,000 typical records
     python tests/bench/run.py --quick          all peers, few records, two rounds
     python tests/bench/run.py --peers logagg,unlocked --workers 4 --sizes small,typical
+    python tests/bench/run.py --peers logagg --tree ../other-checkout
 
 Each measurement is a process of its own (`cell.py`). A round measures every cell once,
 peers next to each other, each round in another order; the tables give medians over the
@@ -46,6 +47,9 @@ def main() -> None:
         sys.exit(f"unknown peer {unknown[0]!r}: choose from {', '.join(PEERS)}")
     missing = {name: PEERS[name].missing() for name in names}
     present = [name for name in names if not missing[name]]
+    if options.tree:
+        ours = [name for name in present if name.startswith("logagg")]
+        present += [f"{name}@{options.tree}" for name in ours]
     groups = _groups(options)
     rows: list[dict[str, Any]] = []
     began = time.time()
@@ -94,6 +98,7 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument("--workers", help="comma-separated, measured with typical")
     parser.add_argument("--records", type=int, help="in a cell; default 200,000")
     parser.add_argument("--folder", help="where peers write; default: a temporary one")
+    parser.add_argument("--tree", help="also measure logagg from another checkout")
     parser.add_argument("--name", default="bench", help="of the result's files")
     parser.add_argument("--plots", action="store_true", help="draw curves (matplotlib)")
     options = parser.parse_args()
@@ -130,8 +135,13 @@ def _groups(options: argparse.Namespace) -> list[tuple[str, int, int]]:
 def measured(cell: Cell, folder: str | None) -> dict[str, Any]:
     """Run one cell in a process of its own; what fails becomes the row's `error`."""
     name, size, workers, calls = cell
+    peer, _, tree = name.partition("@")
+    environment = dict(os.environ)
+    if tree:
+        places = (os.path.abspath(tree), os.path.abspath(os.path.join(tree, "sinks")))
+        environment["PYTHONPATH"] = ":".join(places)
     command = [
-        *(sys.executable, str(HERE / "cell.py"), "--peer", name, "--size", size),
+        *(sys.executable, str(HERE / "cell.py"), "--peer", peer, "--size", size),
         *("--workers", str(workers), "--calls", str(calls)),
     ]
     if folder:
@@ -140,7 +150,11 @@ def measured(cell: Cell, folder: str | None) -> dict[str, Any]:
     row: dict[str, Any]
     try:
         done = subprocess.run(
-            command, capture_output=True, timeout=TIMEOUT, check=False
+            command,
+            capture_output=True,
+            timeout=TIMEOUT,
+            check=False,
+            env=environment,
         )
     except subprocess.TimeoutExpired:
         row = {"error": f"took longer than {TIMEOUT} s"}
