@@ -47,13 +47,15 @@ class Batch:
     Attributes:
         lines: Wire lines (bytes, no closing brace, no newline), in order.
         closing: What finishes a line: `,"received":"…Z"}` and a newline.
+        memo: What was found out about the batch, for all that look at it later.
     """
 
-    __slots__ = ("_data", "_records", "closing", "lines")
+    __slots__ = ("_data", "_records", "closing", "lines", "memo")
 
     def __init__(self, lines: list[bytes], closing: bytes) -> None:
         self.lines = lines
         self.closing = closing
+        self.memo: dict[Any, Any] = {}
         self._data: bytes | None = None
         self._records: list[dict[str, Any]] | None = None
 

@@ -25,6 +25,7 @@ __all__ = [
     "forget_spool_dir",
     "identifier_of",
     "identity",
+    "is_pid_of",
     "listening",
     "peer",
     "runtime_dir",
@@ -196,3 +197,20 @@ def peer(connection: socket.socket) -> tuple[int, int, int]:
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
     pid, uid, gid = struct.unpack("3i", raw)
     return pid, uid, gid
+
+
+def is_pid_of(pid: int, peer_pid: int) -> bool:
+    """Whether a process may call itself `pid`, in whatever pid namespace it lives.
+
+    Args:
+        pid: What it says.
+        peer_pid: Its pid by the kernel's word, 0 when that is not visible from here.
+    """
+    if peer_pid in (pid, 0):
+        return True
+    try:
+        with open(f"/proc/{peer_pid}/status", "rb") as file:
+            words = next(line for line in file if line.startswith(b"NSpid:")).split()
+    except (OSError, StopIteration):
+        return True  # it has ended meanwhile; its records count all the same
+    return str(pid).encode() in words[1:]

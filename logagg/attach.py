@@ -1,24 +1,13 @@
-"""A worker's side of the connection: what happens between a record and the kernel.
+"""A process's attachment to a consumer: from a record's body to a line on its way.
 
 Theory of operation
 -------------------
 An `Attachment` is a process's one line to one consumer, shared by all handlers with
-the same address. It is made lazily, on the first record. It owns
-
-- a pipe. It writes lines into it; the consumer holds the read end, and so does it: if
-  the consumer dies, the pipe and what is in it are handed to the next one;
-- a control connection: hello, acknowledgements, flush;
-- the records that are not acknowledged yet (`_kept`), for the same case: they are
-  handed over too, and the consumer drops what it has already;
-- while the pipe cannot take a record within its bound, a parking on disk.
+the same address. It is made lazily, on the first record. It numbers and stamps the
+lines; the `Link` below carries them.
 
 No thread is started. The state of the connection is looked at when a record comes and
 LOOK_NS have passed since the last look, when the pipe is full, on flush and on close.
-
-Order: seq counts the records of the attachment. Lines go either to the pipe (`_direct`)
-or to the parking, never to both; the consumer, by the seqs, reads each segment at its
-place. A line that went into the pipe in part is completed, or closed by a newline and
-reported as torn, and then stands in the parking as a whole.
 
 Re-entry: a signal handler or `__del__` that logs in the middle of a write of the same
 thread finds `_busy` set; its record is queued and written when the outer one is done.
@@ -27,61 +16,31 @@ Fork: the child closes what it inherited and begins anew, with a new seq; the pa
 records are the parent's. Everything mutable is guarded by `lock`, which the child
 resets: no lock is shared between processes, and a lock that another thread of the
 parent held does not matter.
-
-Bounds: a call waits OVERFLOW_TIMEOUT at most for room (policy "spool"), and
-ATTACH_TIMEOUT at most when a consumer must be found. Kept records take KEEP_BYTES and
-what 0.2 s bring.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
-import sys
-from enum import StrEnum
 from threading import RLock
 from time import CLOCK_MONOTONIC, clock_gettime_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from logagg import launch, wire
-from logagg.address import identifier_of
-from logagg.channel import Control, Pipe, standard_streams
-from logagg.clock import measure_offset
-from logagg.kept import Kept
-from logagg.spool import Parking
+from logagg import wire
+from logagg.channel import Control
+from logagg.link import KEEP_BYTES, Link, Overflow
 
 if TYPE_CHECKING:
     from logging import LogRecord
     from weakref import ref
 
-__all__ = ["CLOSE_TIMEOUT", "Attachment", "Overflow", "attachment"]
+__all__ = ["CLOSE_TIMEOUT", "Attachment", "Overflow", "attachment", "close_path"]
 
-PROTOCOL = 1
-LOOK_NS = 200_000_000
-RESUME_NS = 20_000_000
-ATTACH_TIMEOUT = 0.5
-ATTACH_TRIES = 3
-OVERFLOW_TIMEOUT = 0.1
 CLOSE_TIMEOUT = 5.0
-KEEP_BYTES = 16 * 1024 * 1024
+FLUSH_RETRY_NS = 300_000_000
+MAX_THREADS = 1000
 _LOOK_BYTES = KEEP_BYTES // 4
-RETRY_NS = 500_000_000
-MAX_RETRY_NS = 30_000_000_000
-COMPLAIN_NS = 10_000_000_000
 _SECOND = 1_000_000_000
-
-
-class Overflow(StrEnum):
-    """What a log call does when the pipe is full.
-
-    `SPOOL` waits 0.1 s at most, then parks records in a private file that the consumer
-    reads in order. `BLOCK` waits until there is room. `DROP_NEW` does not wait; the
-    record is dropped, counted, and the count is told in the stream.
-    """
-
-    SPOOL = "spool"
-    BLOCK = "block"
-    DROP_NEW = "drop_new"
 
 
 class _Heads(dict[str, bytes]):
@@ -100,65 +59,31 @@ class _Heads(dict[str, bytes]):
         return head
 
 
-class Attachment:
+class Attachment(Link):
     """One process's line to one consumer. See the head of the module.
 
     Attributes:
         lock: Guards everything; re-entrant.
-        path: The consumer's socket.
         users: How many handlers use it.
-        overflow: What a call does when the pipe is full.
-        worker: The name in its lines: the slot, or the pid.
-        seq: The seq of the newest record.
-        dropped: Records that could be neither sent nor parked.
         second: The second of the newest record's stamp.
         recent: By thread, which LogRecord it sent last.
     """
 
     def __init__(self, path: str, sinks: list[str], *, elect: bool) -> None:
         self.lock = RLock()
-        self.path = path
         self.users = 0
-        self.overflow = Overflow.SPOOL
-        self._elect = elect
-        self._sinks = list(sinks)
-        self._pipe: Pipe | None = None
-        self._control: Control | None = None
-        self._reset()
+        super().__init__(path, sinks, elect=elect)
 
     def _reset(self) -> None:
-        """Begin anew: at the start, after close, in a forked child."""
-        pid = os.getpid()
-        self.worker = _worker_name(pid)
-        self._stream = f"{pid}-{clock_gettime_ns(CLOCK_MONOTONIC):x}"
-        self._heads = _Heads(self.worker)
-        self.seq = 0
-        self.dropped = 0
+        super()._reset()
         self.second = -1
         self.recent: dict[int | None, ref[LogRecord]] = {}
+        self._heads = _Heads(self.worker)
         self._second_ns = -_SECOND
         self._start = b""
         self._last = 0
-        self._offset = 0
-        self._switch: tuple[int, int] | None = None  # from when on, which offset
-        self._told_dropped = 0
-        self._complain_at = 0
-        self._complaint = ""
         self._busy = False
         self._queued: list[tuple[str, bytes]] = []
-        self._write = -1  # the pipe's write end while lines go there
-        self._direct = False
-        self._torn = 0  # the seq of a line that the pipe ends in a part of
-        self._look_at = 0
-        self._retry_at = 0
-        self._failures = 0
-        self._acknowledged = 0
-        self._flushed = 0
-        self._kept: list[bytes] = []
-        self._kept_bytes = 0
-        self._older = Kept()
-        self._handed = 0  # how often all that is kept has gone elsewhere
-        self._parking: Parking | None = None
 
     # ---- the hot path -------------------------------------------------------------
 
@@ -212,6 +137,15 @@ class Attachment:
                 if self._queued:
                     self._send_queued()
 
+    def _look(self, now: int) -> None:
+        """As `Link` does, behind what concerns the process itself."""
+        if self._pid != os.getpid():  # a fork hook of someone's logs before ours ran
+            self._begin_anew()
+            self._busy = True
+        if len(self.recent) > MAX_THREADS:
+            self.recent.clear()
+        super()._look(now)
+
     def _turn_second(self, now: int) -> int:
         """Format a new second; return the nanoseconds in it."""
         self.second = now // _SECOND
@@ -224,318 +158,6 @@ class Attachment:
         while self._queued:
             level, body = self._queued.pop(0)
             self.send(level, body)
-
-    # ---- when the pipe does not take a line ---------------------------------------
-
-    def _full(self, line: bytes, done: int) -> None:
-        """Finish a line of which the pipe took `done` bytes, or put it elsewhere.
-
-        The line is in `_kept`.
-        """
-        assert self._pipe is not None
-        if self.overflow is Overflow.DROP_NEW and not done:
-            self._unkeep(line)
-            self._drop("the pipe is full")
-            return
-        handed = self._handed
-        patience = None if self.overflow is Overflow.BLOCK else OVERFLOW_TIMEOUT
-        done = self._pipe.push(line, done, patience, self._look_while_full)
-        if done == len(line):
-            return
-        if done:
-            self._torn = self.seq
-        self._leave_pipe()
-        if self._handed == handed:  # else it went over with all that is kept
-            self._unkeep(line)
-            self._park(line)
-
-    def _look_while_full(self) -> bool:
-        self._look(clock_gettime_ns(CLOCK_MONOTONIC))
-        return self._control is not None
-
-    def _leave_pipe(self) -> None:
-        self._direct = False
-        self._retry_at = clock_gettime_ns(CLOCK_MONOTONIC) + RESUME_NS
-
-    def _unkeep(self, line: bytes) -> None:
-        if not self._kept:  # a look while waiting has sealed it
-            self._kept = self._older.unseal()
-            self._kept_bytes = sum(map(len, self._kept))
-        self._kept.pop()
-        self._kept_bytes -= len(line)
-
-    def _park(self, line: bytes) -> None:
-        """Put a line into the spool; from now on lines go there."""
-        if self.overflow is Overflow.DROP_NEW:
-            self._drop("no consumer takes records")
-            return
-        self._direct = False
-        try:
-            self._parked().append(line, self.seq)
-        except (OSError, ValueError) as error:
-            self._drop(f"cannot spool: {error}")
-
-    def _parked(self) -> Parking:
-        if self._parking is None:
-            self._parking = Parking(identifier_of(self.path), self._stream)
-        return self._parking
-
-    def _drop(self, why: str) -> None:
-        self.dropped += 1
-        self._complain(f"{self.dropped} records dropped so far: {why}")
-
-    def _complain(self, text: str) -> None:
-        """Tell the user on stderr, the last resort, at most once in 10 seconds."""
-        now = clock_gettime_ns(CLOCK_MONOTONIC)
-        if now < self._complain_at:
-            return
-        self._complain_at = now + COMPLAIN_NS
-        try:
-            os.write(2, f"logagg: {text}\n".encode("utf-8", "backslashreplace"))
-        except OSError:
-            pass
-
-    # ---- the connection -----------------------------------------------------------
-
-    def _look(self, now: int) -> None:
-        """Read what the consumer said; notice that it is gone; keep memory bounded."""
-        self._look_at = now + LOOK_NS
-        if self._control is None:
-            if now >= self._retry_at and not self._is_parking():
-                self._attach()
-            return
-        self._seal()
-        if not self._hear():
-            self._lost()
-            return
-        dropped = self.dropped
-        if dropped != self._told_dropped and self._control.tell({"dropped": dropped}):
-            self._told_dropped = dropped
-        if self._older.size_bytes > KEEP_BYTES and self._direct:
-            self._await_acknowledgement()
-
-    def _follow_switch(self) -> int:
-        """Change the clock's offset when it is time to; return the monotonic clock."""
-        now = clock_gettime_ns(CLOCK_MONOTONIC)
-        if self._switch is not None:
-            if now >= self._switch[0]:
-                self._offset, self._switch = self._switch[1], None
-            else:
-                self._look_at = min(self._look_at, self._switch[0])
-        return now
-
-    def _is_parking(self) -> bool:
-        return self._parking is not None and self._parking.is_open
-
-    def _seal(self) -> None:
-        if self._kept:
-            self._older.seal(self._kept, self._kept_bytes, self.seq)
-            self._kept = []
-            self._kept_bytes = 0
-
-    def _await_acknowledgement(self) -> None:
-        """Too much is unacknowledged: wait a little, then leave the pipe."""
-        deadline = clock_gettime_ns(CLOCK_MONOTONIC) + int(OVERFLOW_TIMEOUT * _SECOND)
-        while self._older.size_bytes > KEEP_BYTES // 2 and self._control is not None:
-            now = clock_gettime_ns(CLOCK_MONOTONIC)
-            if now >= deadline and self.overflow is not Overflow.BLOCK:
-                self._leave_pipe()
-                return
-            self._control.wait(min((deadline - now) / _SECOND, 0.1))
-            if not self._hear():
-                self._lost()
-                return
-
-    def _hear(self) -> bool:
-        """Take all that the consumer has said; False when it is gone."""
-        assert self._control is not None
-        messages, present = self._control.hear()
-        for message in messages:
-            self._heard(message)
-        return present
-
-    def _heard(self, message: dict[str, Any]) -> None:
-        if "ack" in message:
-            self._acknowledged = message["ack"]
-            self._older.acknowledge(self._acknowledged)
-            if self._parking is not None:
-                self._parking.acknowledge(self._acknowledged)
-        if "flushed" in message:
-            self._flushed = message["flushed"]
-        if "switch" in message:
-            self._switch = tuple(message["switch"])
-        if "welcome" in message:
-            self._failures = 0
-        if "error" in message and message["error"] != self._complaint:
-            self._complaint = message["error"]
-            self._complain_at = 0
-            self._complain(self._complaint)
-
-    def _attach(self) -> None:
-        """Connect, hand over the pipe and what is not acknowledged, go direct."""
-        try:
-            if self._pipe is None:
-                self._pipe = Pipe()
-            offset = self._connect(self._pipe)
-        except (OSError, ValueError) as error:
-            self._fail(error)
-            return
-        self._offset, self._switch = offset or (measure_offset(), None)
-        self._follow_switch()
-        self._write = self._pipe.write
-        self._direct = not self._is_parking() and not self._torn
-
-    def _connect(self, pipe: Pipe) -> launch.Offsets | None:
-        """Find the consumer, or start it, and say hello; a few tries for a bad moment.
-
-        Raises:
-            OSError, ConfigError: There is none, or it hangs up each time.
-        """
-        for _ in range(ATTACH_TRIES):
-            if self._elect:
-                connection = launch.ensure(self.path, ATTACH_TIMEOUT)
-            else:
-                connection = launch.connect(self.path)
-            self._control = Control(connection)
-            offset = launch.read_offset(self.path)
-            if self._introduce(self._control, pipe):
-                return offset
-            self._control.close()
-        raise ConnectionError("the consumer hangs up")
-
-    def _introduce(self, control: Control, pipe: Pipe) -> bool:
-        """Say hello. The descriptors are read end, stdout, stderr, kept records."""
-        process = sys.modules.get("multiprocessing.process")
-        self._seal()
-        kept = self._older.file()
-        segments = []
-        if self._parking is not None:
-            segments = self._parking.announcements(again=True)
-        hello = {
-            "hello": PROTOCOL,
-            "kind": "records",
-            "pid": os.getpid(),
-            "process": process.current_process().name if process else "MainProcess",
-            "worker": self.worker,
-            "supervised": self.worker == os.environ.get("LOGAGG_SLOT"),
-            "stream": self._stream,
-            "sinks": self._sinks,
-            "acknowledged": self._acknowledged,
-            "dropped": self.dropped,
-            "torn": self._torn,
-            "again": self._handed > 0,
-            "segments": segments,
-        }
-        descriptors = [pipe.read, *standard_streams()]
-        if kept is not None:
-            descriptors.append(kept)
-        try:
-            done = control.tell(hello, descriptors)
-        finally:
-            if kept is not None:
-                os.close(kept)
-        if done:
-            self._handed += 1
-            self._told_dropped = self.dropped
-            for each in segments:
-                self._parked().told(each["segment"])
-        return done
-
-    def _fail(self, error: Exception) -> None:
-        """Nobody could be reached: park records, try again later, ever more seldom."""
-        if not self._offset:
-            self._offset = measure_offset()
-        self._hang_up()
-        self._back_off()
-        self._complain(f"no consumer at {self.path}, records are spooled: {error}")
-
-    def _lost(self) -> None:
-        """The consumer is gone: attach to the next one, which gets all that is kept."""
-        self._hang_up()
-        self._failures += 1
-        if self._failures > 2:  # it dies as fast as it is started
-            self._back_off()
-            self._complain(f"the consumer keeps ending: {self._last_words()}")
-        else:
-            self._attach()
-
-    def _hang_up(self) -> None:
-        if self._control is not None:
-            self._control.close()
-            self._control = None
-        self._direct = False
-
-    def _back_off(self) -> None:
-        """Wait before the next try; meanwhile nothing may depend on this process.
-
-        What is kept goes to disk, and with it what stands in the pipe: it is among what
-        is kept, and nobody but this process holds the pipe now.
-        """
-        wait = min(RETRY_NS << min(self._failures, 6), MAX_RETRY_NS)
-        self._failures += 1
-        self._retry_at = clock_gettime_ns(CLOCK_MONOTONIC) + wait
-        self._spill()
-
-    def _spill(self) -> None:
-        self._seal()
-        lines = self._older.lines()
-        if not lines or self.overflow is Overflow.DROP_NEW:
-            return
-        try:
-            self._parked().spill(lines)
-        except (OSError, ValueError):
-            return  # it stays in memory
-        self._older = Kept()
-        self._handed += 1
-
-    def _last_words(self) -> str:
-        try:
-            with open(self.path + ".err", "rb") as file:
-                words = file.read()[-2000:].decode("utf-8", "replace").strip()
-        except OSError:
-            words = ""
-        return words.rpartition("\n")[2] or "it says nothing"
-
-    def _resumed(self) -> bool:
-        """Try to go back to the pipe; True when lines go there again."""
-        now = clock_gettime_ns(CLOCK_MONOTONIC)
-        if now < self._retry_at:
-            return False
-        self._retry_at = now + RESUME_NS
-        if self._control is None:
-            self._attach()
-        elif not self._hear():
-            self._lost()
-        if self._control is None or self._pipe is None:
-            return False
-        if self._older.size_bytes > KEEP_BYTES or not self._pipe.has_room():
-            return False
-        if self._torn and not self._close_torn(self._pipe):
-            return False
-        self._direct = self._parking is None or self._told_all(self._parking)
-        return self._direct
-
-    def _close_torn(self, pipe: Pipe) -> bool:
-        """End a line that the pipe holds a part of; tell the consumer to drop it."""
-        assert self._control is not None
-        if not self._control.tell({"torn": self._torn}):
-            return False
-        try:
-            os.write(pipe.write, b"\n")
-        except BlockingIOError:
-            return False
-        self._torn = 0
-        return True
-
-    def _told_all(self, parking: Parking) -> bool:
-        """Complete the segment and tell of it; False when the consumer cannot hear."""
-        assert self._control is not None
-        parking.end()
-        for each in parking.announcements(again=False):
-            if not self._control.tell(each):
-                return False
-            parking.told(each["segment"])
-        return True
 
     def want(self, sinks: list[str]) -> None:
         """Ask for more sinks; those that it has already are left out."""
@@ -559,6 +181,7 @@ class Attachment:
         deadline = clock_gettime_ns(CLOCK_MONOTONIC) + int(timeout * _SECOND)
         target = self.seq
         asked: Control | None = None
+        self._retry_at = 0  # whoever waits for the consumer may as well look for it
         while self._flushed < target:
             with self.lock:
                 if self._busy:
@@ -566,13 +189,14 @@ class Attachment:
                 self._busy = True
                 try:
                     asked = self._ask_flush(target, asked)
+                    hopeless = self._hopeless and self._is_all_parked()
                 finally:
                     self._busy = False
                     if self._queued:
                         self._send_queued()
                 control = self._control
             left = (deadline - clock_gettime_ns(CLOCK_MONOTONIC)) / _SECOND
-            if self._flushed >= target or left <= 0:
+            if self._flushed >= target or left <= 0 or hopeless:
                 break
             if control is not None and self._direct:
                 control.wait(min(left, 0.2))
@@ -584,6 +208,8 @@ class Attachment:
         """One step of a flush; returns the connection on which it was asked for."""
         if not self._direct:
             self._resumed()
+            soon = clock_gettime_ns(CLOCK_MONOTONIC) + FLUSH_RETRY_NS
+            self._retry_at = min(self._retry_at, soon)
         elif self._control is not None and not self._hear():
             self._lost()
         control = self._control
@@ -611,30 +237,17 @@ class Attachment:
                 self._reset()
         return done
 
-    def _let_go(self, done: bool) -> None:
-        if self._control is not None:
-            self._control.tell({"bye": self.seq, "dropped": self.dropped})
-        elif not done:
-            self._spill()
-        if self._parking is not None:
-            self._parking.end()
-        if not done:
-            self._complain_at = 0
-            self._complain(
-                f"closed before all {self.seq} records were confirmed: {self.dropped} "
-                "were dropped, the rest is with the consumer or in the spool"
-            )
-        self._release()
-
-    def _release(self) -> None:
-        self._hang_up()
-        pipe, self._pipe = self._pipe, None
-        if pipe is not None:
-            pipe.close()
-
     def forked(self) -> None:
         """In a forked child: close what is the parent's and begin anew."""
         self.lock._at_fork_reinit()  # type: ignore[attr-defined] # as logging does
+        if self._pid != os.getpid():
+            self._begin_anew()
+
+    def before_fork(self) -> None:
+        """See to it that a child looks who it is before it writes anything."""
+        self._look_at = 0
+
+    def _begin_anew(self) -> None:
         try:
             self._release()
             if self._parking is not None:
@@ -670,15 +283,6 @@ def close_path(path: str, timeout: float) -> None:
         found.close(timeout)
 
 
-def _worker_name(pid: int) -> str:
-    """The slot that the supervisor gave, or the pid; `SLOT.PID` in a slot's children."""
-    slot = os.environ.get("LOGAGG_SLOT", "")
-    if not slot.isalnum() or not slot.isascii():
-        return str(pid)
-    owner = os.environ.get("LOGAGG_SLOT_PID", "")
-    return slot if owner in ("", str(pid)) else f"{slot}.{pid}"
-
-
 def _pause(seconds: float) -> None:
     import select
 
@@ -690,10 +294,15 @@ def _forked() -> None:
         each.forked()
 
 
+def _before_fork() -> None:
+    for each in list(_attachments.values()):
+        each.before_fork()
+
+
 def _close_all() -> None:
     for each in list(_attachments.values()):
         each.close(CLOSE_TIMEOUT)
 
 
-os.register_at_fork(after_in_child=_forked)
+os.register_at_fork(before=_before_fork, after_in_child=_forked)
 atexit.register(_close_all)

@@ -30,6 +30,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import resource
 import select
 import signal
 import socket
@@ -57,7 +58,7 @@ CYCLE = 0.005
 BUDGET_BYTES = 16 * 1024 * 1024
 IDLE_CYCLES = 10
 IDLE_WAIT = 0.25
-LINGER = 0.5
+LINGER = float(os.environ.get("LOGAGG_LINGER") or 0.5)
 FIRST_WAIT = 10.0
 STOP_GRACE = 5.0
 CLOSE_GRACE = 10.0
@@ -104,6 +105,7 @@ class Consumer:
         self._suspects: set[bytes] = set()
         self._marks: deque[tuple[int, list[tuple[Worker, int]]]] = deque()
         self._last_cycle = 0
+        self._last_look = 0
         self._step_check = 0
         self._told_step = 0
         self._gathering: asyncio.Task[None] | None = None
@@ -124,6 +126,8 @@ class Consumer:
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGUSR1, self._reopen)
         loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        if failpoints.ACTIVE:
+            failpoints.hit("start")
         for url in self._wanted:
             error = await self.reception.add_sink(url, [1, 2], wanted=True)
             if error:
@@ -134,6 +138,8 @@ class Consumer:
         endpoint = await self._serve_metrics()
         await self._serve()
         self._offer(self.merger.release(self.now_ns(), all_ended=True))
+        if failpoints.ACTIVE:
+            failpoints.hit("closing")
         left = await self.fanout.close(CLOSE_GRACE)
         self.reception.serve_viewers()
         if endpoint is not None:
@@ -256,7 +262,8 @@ class Consumer:
     def register(self, source: Worker | Stream | Leftovers) -> None:
         """Read this source from the next cycle on."""
         if isinstance(source, Worker):
-            source.hold_key = wire.sort_key(self.now_ns() - self.merger.window_ns)
+            # It came after the last look at the door, hence so did its first record.
+            source.hold_key = wire.sort_key(self._last_look)
         self.sources[source.pipe] = source
         self._poll.register(source.pipe, select.POLLIN)
         self.wake()
@@ -266,7 +273,17 @@ class Consumer:
         now = self.now_ns()
         if now > self._step_check or self._switch is not None:
             self._watch_clock()
-        moved = 0 if self.fanout.blocked else self._read(now)
+        if self.fanout.blocked:
+            # Nothing was read, so nothing can be known to be final.
+            self._collect_marks()
+            self._tell_workers()
+            return 0
+        moved = self._read(now)
+        self.reception.look()
+        for source in self.sources.values():
+            if isinstance(source, Worker) and not source.ready:
+                self.merger.hold(source.hold_key)
+        self._last_look = now
         if failpoints.ACTIVE and moved:
             failpoints.hit("after_read")
         self._last_cycle = now
@@ -298,7 +315,6 @@ class Consumer:
         for pipe in ready:
             source = self.sources[pipe]
             if isinstance(source, Worker) and not source.ready:
-                self.merger.hold(source.hold_key)
                 continue
             try:
                 if isinstance(source, Stream):
@@ -309,6 +325,8 @@ class Consumer:
                 self._ended(source, str(end))
                 continue
             if lines:
+                if not isinstance(source, Stream):
+                    self._suspects.update(map(wire.identity, source.take_suspects()))
                 if isinstance(source, Worker):
                     source.mark(lines)
                     if source.drained:
@@ -388,21 +406,20 @@ class Consumer:
 
     async def recall(self, worker: Worker) -> None:
         """Learn what of a worker's kept records is written, before it is read."""
-        lines = worker.kept_lines()
-        if lines:
-            self._suspects.update(map(wire.identity, lines))
-            await self.fanout.recall(wire.key(lines[0]))
+        worker.suspicious |= self._restarted
+        key = worker.oldest_key() if worker.suspicious else b""
+        if key:
+            await self.fanout.recall(key)
 
     def _take_leftovers(self) -> None:
         """Read what processes that are gone have parked on disk."""
         present = {worker.stream for worker in self._workers()}
         leftovers = Leftovers.find(self.identifier, present)
         if leftovers is not None:
-            self._suspects.update(map(wire.identity, leftovers.lines()))
             self._gathering = asyncio.create_task(self._read_leftovers(leftovers))
 
     async def _read_leftovers(self, leftovers: Leftovers) -> None:
-        await self.fanout.recall(leftovers.first_key())
+        await self.fanout.recall(leftovers.oldest_key())
         self.register(leftovers)
         self._gathering = None
         self.wake()
@@ -493,6 +510,8 @@ class Consumer:
 def main(config: dict[str, Any]) -> None:
     """Be a consumer: what `logagg.launch.spawn` starts."""
     gc.freeze()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # three for each worker
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
     async def live() -> int:

@@ -26,9 +26,10 @@ from typing import Any
 
 import orjson
 
+from logagg.secret_names import scrubbed
 from logagg.wire import MAX_LINE_BYTES
 
-__all__ = ["body", "exception_field", "safe_text"]
+__all__ = ["body", "exception_field", "safe_text", "scrubbed_body"]
 
 MAX_DEPTH = 64
 _HEADROOM = 4096  # for the prefix, the closing and the escapes of a cut
@@ -47,6 +48,16 @@ def body(fields: dict[str, Any]) -> bytes:
     except Exception:  # noqa: BLE001, S110 - anything can raise while it is read
         pass
     return _slow(fields)
+
+
+def scrubbed_body(encoded: bytes) -> bytes:
+    """A body with the values of secret names replaced, at any depth.
+
+    It works on what was encoded, so it sees into every object that JSON knows.
+    """
+    record = orjson.loads(b"{%b}" % encoded)
+    clean = scrubbed(record)
+    return encoded if clean is record else _dumps(clean)[1:-1]
 
 
 def safe_text(value: object) -> str:

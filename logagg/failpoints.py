@@ -2,8 +2,10 @@
 
 `LOGAGG_FAILPOINT=NAME:ACTION[@N]`, several separated by commas; the action is taken at
 the N-th hit (default 1) of the place: `kill` (SIGKILL to itself), `sleep=SECONDS`,
-`errno=NUMBER` (raises that OSError). Without the variable `ACTIVE` is False and no place
-does more than look at it; none is on the path of a log call that finds room.
+`errno=NUMBER` (raises that OSError). `wall:add=SECONDS@N` shifts the wall clock as
+`logagg.clock` sees it from its N-th measurement on. Without the variable `ACTIVE` is
+False and no place does more than look at it; none is on the path of a log call that
+finds room.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import os
 import signal
 import time
 
-__all__ = ["ACTIVE", "hit"]
+__all__ = ["ACTIVE", "hit", "shift_ns"]
 
 
 def _read(text: str) -> dict[str, tuple[str, int]]:
@@ -44,3 +46,13 @@ def hit(name: str) -> None:
         time.sleep(float(value))
     elif what == "errno":
         raise OSError(int(value), os.strerror(int(value)))
+
+
+def shift_ns(name: str) -> int:
+    """How far a clock is shifted at this place by now, in nanoseconds."""
+    if name not in _points:
+        return 0
+    action, count = _points[name]
+    _hits[name] = _hits.get(name, 0) + 1
+    seconds = action.partition("=")[2]
+    return int(float(seconds) * 1e9) if _hits[name] >= count else 0

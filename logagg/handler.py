@@ -26,8 +26,9 @@ from weakref import ref
 
 from logagg import address
 from logagg.attach import CLOSE_TIMEOUT, Attachment, Overflow, attachment
-from logagg.encode import body, exception_field, safe_text
+from logagg.encode import body, exception_field, safe_text, scrubbed_body
 from logagg.errors import ConfigError
+from logagg.secret_names import PLACEHOLDER, is_secret
 from logagg.wire import timestamp
 
 __all__ = ["Handler"]
@@ -49,6 +50,8 @@ _OWN = frozenset(
     )
 )  # fmt: skip
 TAKEN = _PLAIN | _OWN | {"logger", "pid"}
+_free: set[str] = set()  # names of extras seen that are neither ours nor a secret's
+MAX_NAMES = 10_000
 _CONTEXTVARS = "structlog.contextvars"
 _modules = sys.modules
 
@@ -78,6 +81,9 @@ class Handler(logging.Handler):
             disk after 0.1 s), `"block"`, or `"drop_new"` (counted and announced).
         level: As for every handler.
         location: Also send `file`, `line` and `function` of the call.
+        redact: Replace the values of extra fields whose names are those of secrets
+            (`password`, `api_token`, … at any depth) before they leave the process.
+            Default: yes, unless `LOGAGG_REDACT` is `no`.
 
     Raises:
         ConfigError: The file's directory is missing or not writable, the file is a
@@ -97,17 +103,20 @@ class Handler(logging.Handler):
         overflow: str = "spool",
         level: int | str = logging.NOTSET,
         location: bool = False,
+        redact: bool | None = None,
     ) -> None:
         self._attachment = connected(
             filename, sinks, maxBytes, backupCount, overflow=overflow
         )
         self._location = location
+        self._redact = redacting(redact)
         self._open = True
         self._bare = True
         super().__init__(level)
 
     def createLock(self) -> None:  # noqa: N802 - logging's name
-        """Use the attachment's lock, which knows how to be forked."""
+        """Use the attachment's lock; logging resets it in a forked child, as ours."""
+        super().createLock()
         self.lock = self._attachment.lock
 
     def setFormatter(self, fmt: logging.Formatter | None) -> None:  # noqa: N802
@@ -163,10 +172,10 @@ class Handler(logging.Handler):
                 # A record's own attributes come first, unless one was deleted.
                 start = _COUNT if plain and names[_COUNT - 1] == _LAST else 0
                 for name in names[start:]:
-                    if name not in TAKEN:
+                    if name in _free:
                         fields[name] = attributes[name]
                     elif name not in _PLAIN:
-                        add(fields, name, attributes[name])
+                        add(fields, name, attributes[name], redact=self._redact)
             if (
                 self._location
                 or _CONTEXTVARS in _modules
@@ -181,7 +190,10 @@ class Handler(logging.Handler):
             if level is None:
                 level = record.levelname.lower()
                 fields["level_number"] = record.levelno
-            attached.send(level, body(fields))
+            encoded = body(fields)
+            if self._redact and (b":{" in encoded or b":[" in encoded):
+                encoded = scrubbed_body(encoded)
+            attached.send(level, encoded)
         except Exception:  # noqa: BLE001 - logging's contract: tell, never raise
             self.handleError(record)
 
@@ -207,7 +219,7 @@ class Handler(logging.Handler):
         contextvars = sys.modules.get("structlog.contextvars")
         if contextvars is not None:
             for name, value in contextvars.get_contextvars().items():
-                add(fields, name, value)
+                add(fields, name, value, redact=self._redact)
 
     def _formatted(self, record: logging.LogRecord, fields: dict[str, Any]) -> object:
         """Let the user's formatter make the message, without the traceback."""
@@ -294,6 +306,18 @@ def connected(
     attached = attachment(path, urls, elect=not socket)
     attached.overflow = policy
     return attached
+
+
+def redacting(wanted: bool | None) -> bool:
+    """Whether secrets are replaced: by argument, by environment, by default."""
+    if wanted is not None:
+        return wanted
+    return os.environ.get("LOGAGG_REDACT", "").lower() not in (
+        "no",
+        "0",
+        "false",
+        "off",
+    )
 
 
 def _policy(overflow: str) -> Overflow:
@@ -405,10 +429,19 @@ def _from_mapping(message: Mapping[Any, Any], fields: dict[str, Any]) -> object:
     return text if isinstance(text, str) else safe_text(text)
 
 
-def add(fields: dict[str, Any], name: Any, value: object) -> None:
-    """Add a field of the caller's; a clashing name gets underscores, none is dropped."""
+def add(
+    fields: dict[str, Any], name: Any, value: object, *, redact: bool = True
+) -> None:
+    """Add a field of the caller's, replaced if its name is a secret's.
+
+    A clashing name gets underscores; none is dropped.
+    """
     if type(name) is not str:
         name = safe_text(name)
+    if is_secret(name):
+        value = PLACEHOLDER if redact else value
+    elif name not in TAKEN and len(_free) < MAX_NAMES:
+        _free.add(name)
     while name in TAKEN or name in fields:
         name += "_"
     fields[name] = value

@@ -13,20 +13,20 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 from collections.abc import Sequence as SequenceOf
 from time import CLOCK_MONOTONIC, clock_gettime_ns
 from typing import Any
 
 import orjson
 
-from logagg import wire
+from logagg import failpoints, wire
 from logagg.sequence import Sequence
 from logagg.spool import open_segment, orphans
 from logagg.wire import (
     KEY_END,
     MAX_LINE_BYTES,
     PREFIX,
-    is_line,
     seq_of,
 )
 
@@ -35,6 +35,8 @@ __all__ = ["Ended", "Segment", "Stream", "Worker", "stamped_line"]
 CHUNK_BYTES = 256 * 1024
 MAX_CAPTURED_BYTES = 256 * 1024
 """A longer raw line is cut into records of this length, marked partial (256 KiB)."""
+
+LONGEST_HEAD = 400  # prefix, level and worker: both names are bounded by their makers
 
 ACK_INTERVAL_NS = 50_000_000
 
@@ -75,6 +77,11 @@ class Segment:
             self.lines = lines
         return bool(self.lines)
 
+    def first_key(self) -> bytes:
+        """The sort key of its first line, without moving on; empty when it has none."""
+        start = os.pread(self.descriptor, KEY_END, 0)
+        return start if start.startswith(PREFIX) and len(start) == KEY_END else b""
+
     def close(self) -> None:
         """Let go of the file. May be called twice."""
         if self.descriptor >= 0:
@@ -93,6 +100,7 @@ class Worker:
         released: (key, seq) marks of chunks that the merger has not released yet.
         safe: The seq up to which it was acknowledged.
         lines: Lines of the pipe that are read and not taken yet.
+        suspicious: Whether a consumer before us may have written what segments hold.
         ready: Whether its sinks are open, so that its lines may be read.
         drained: Whether the last read left nothing in the pipe.
         gone: Whether its pipe has ended.
@@ -112,6 +120,7 @@ class Worker:
         self.peer = peer
         self.pid = int(hello["pid"])
         self.name = str(hello["worker"])
+        self._mark = b'","worker":"%b","seq":' % self.name.encode()
         self.process = str(hello.get("process", ""))
         if not self.name.isprintable() or '"' in self.name or len(self.name) > 64:
             raise ValueError("a worker's name must be plain text")
@@ -129,6 +138,9 @@ class Worker:
         self.bytes_read = 0
         self.asked: list[dict[str, Any]] = []
         self._spool_dirs = spool_dirs
+        self._fragment = bool(hello.get("again"))
+        self._suspects: list[bytes] = []
+        self.suspicious = self._fragment
         self.lines: list[bytes] = []
         self.taken: list[Segment] = []
         self.hold_key = b""
@@ -138,7 +150,6 @@ class Worker:
         self._told = self.safe
         self._told_at = 0
         self._at_end = False
-        self._fragment = bool(hello.get("again"))
         os.set_blocking(pipe, False)
         connection.setblocking(False)
 
@@ -192,6 +203,7 @@ class Worker:
             return b""
         if not chunk:
             self._at_end = True
+            self.hear()
             return b""
         self.bytes_read += len(chunk)
         lines = self.sequence.split(chunk)
@@ -203,9 +215,16 @@ class Worker:
             self._fragment = False
             if not lines[0].startswith(PREFIX):
                 del lines[0]
+        if lines and not (self._is_ours(lines[0]) and self._is_ours(lines[-1])):
+            self.sequence.damaged += len(lines)
+            raise Ended("it sends lines under another worker's name")
         self.lines = lines
         self.hear()
         return chunk
+
+    def _is_ours(self, line: bytes) -> bool:
+        """Whether a line bears our name; what is no line at all is not judged here."""
+        return not line.startswith(PREFIX) or self._mark in line[:LONGEST_HEAD]
 
     def _merged(self) -> list[bytes]:
         """Lines of whichever way has the next one: a segment or the pipe."""
@@ -222,7 +241,9 @@ class Worker:
         first = seq_of(way.lines[0])
         if first > sequence.expected:
             sequence.skip_to(first)
-        chosen, way.lines = sequence.admit(way.lines)
+        chosen, way.lines = sequence.admit(way.lines, pipe=way is self)
+        if self.suspicious and way is not self:
+            self._suspects += chosen
         return chosen
 
     @property
@@ -290,19 +311,26 @@ class Worker:
         return name.startswith(f"{self.stream}-") and folder in self._spool_dirs
 
     def add_kept(self, descriptor: int) -> None:
-        """Take in what the worker kept because it was not acknowledged."""
+        """Take in what the worker kept because it was not acknowledged.
+
+        Raises:
+            ValueError: It is not a file that can be read without waiting.
+        """
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("kept records must come in a plain file")
         segment = Segment(descriptor, "", 0)
         self.segments.append(segment)
         self.taken.append(segment)
 
-    def kept_lines(self) -> list[bytes]:
-        """All lines in the segments, read without moving on; for finding doubles."""
-        found: list[bytes] = []
-        for segment in self.segments:
-            size = os.fstat(segment.descriptor).st_size
-            data = os.pread(segment.descriptor, size, 0)
-            found += [line for line in data.split(b"\n") if is_line(line)]
-        return found
+    def oldest_key(self) -> bytes:
+        """The sort key of the oldest line in the segments; empty when there is none."""
+        keys = [segment.first_key() for segment in self.segments]
+        return min(filter(None, keys), default=b"")
+
+    def take_suspects(self) -> list[bytes]:
+        """Lines from segments since the last call: they may be written already."""
+        suspects, self._suspects = self._suspects, []
+        return suspects
 
     def statistics(self) -> dict[str, Any]:
         """Counters for status and metrics."""
@@ -385,6 +413,8 @@ class Worker:
         while self.taken and self.taken[0].last <= self.safe:
             segment = self.taken.pop(0)
             if segment.path:
+                if failpoints.ACTIVE:
+                    failpoints.hit("unlink")
                 try:
                     os.unlink(segment.path)
                 except OSError:

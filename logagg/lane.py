@@ -57,6 +57,8 @@ CREDIT = 1.0
 EARNED_PER_BYTE = 0.5e-6  # two megabytes a second
 CLOSE_TIMEOUT = 10.0
 
+_SMALL_TALK = b'debug","worker":"consumer"'
+
 Alarm = Callable[[str, dict[str, Any]], None]
 
 
@@ -102,6 +104,7 @@ class Lane:
         self.recalled: frozenset[bytes] = frozenset()
         self.shaper = built.shaper()
         self.spill = spill
+        self._for_people = built.sink.scheme in ("stdout", "stderr")
         self._alarm = alarm
         self._finished = finished
         self._alarm_at: dict[str, float] = {}
@@ -239,6 +242,13 @@ class Lane:
             batch: The batch.
             suspects: Identities of lines that a consumer before us may have written.
         """
+        if self._for_people:
+            # That a worker ended well is no news on a terminal.
+            at = wire.LEVEL_START
+            lines = [
+                each for each in batch.lines if not each.startswith(_SMALL_TALK, at)
+            ]
+            batch = batch.select(lines)
         self.offered += len(batch)
         known = suspects & self.recalled
         if known:

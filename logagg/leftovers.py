@@ -13,7 +13,7 @@ from typing import Self
 from logagg.intake import CHUNK_BYTES, Ended, Segment
 from logagg.sequence import Sequence
 from logagg.spool import open_segment, orphans
-from logagg.wire import is_line, key, seq_of
+from logagg.wire import seq_of
 
 __all__ = ["Leftovers"]
 
@@ -36,6 +36,7 @@ class Leftovers:
         self._sequence = Sequence()
         self._stream = ""
         self._done: list[str] = []
+        self._suspects: list[bytes] = []
 
     @classmethod
     def find(cls, identifier: str, present: set[str]) -> Self | None:
@@ -47,17 +48,19 @@ class Leftovers:
                 paths.append(path)
         return cls(paths) if paths else None
 
-    def lines(self) -> list[bytes]:
-        """All lines, for finding out which are written already."""
-        found: list[bytes] = []
+    def oldest_key(self) -> bytes:
+        """The sort key of the oldest line; empty when there is none."""
+        keys = []
         for path in self._paths:
-            with open(open_segment(path), "rb") as file:
-                found += [line for line in file.read().split(b"\n") if is_line(line)]
-        return found
+            segment = Segment(open_segment(path), path, 0)
+            keys.append(segment.first_key())
+            segment.close()
+        return min(filter(None, keys), default=b"")
 
-    def first_key(self) -> bytes:
-        """The least sort key of all lines."""
-        return min(map(key, self.lines()), default=b"")
+    def take_suspects(self) -> list[bytes]:
+        """Lines read since the last call: all of them may be written already."""
+        suspects, self._suspects = self._suspects, []
+        return suspects
 
     def read(self, budget: int) -> tuple[list[bytes], bool]:
         """Take lines, up to about `budget` bytes.
@@ -85,6 +88,7 @@ class Leftovers:
                 found += chosen
                 if lines:
                     self._sequence.skip_to(seq_of(lines[0]))
+        self._suspects += found
         return found, False
 
     def _next(self) -> None:

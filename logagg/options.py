@@ -24,6 +24,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
 from typing import Annotated, Any, TypeVar, Union
 from urllib.parse import quote
 
@@ -119,8 +120,7 @@ def duration(text: str) -> float:
 def duration_text(value: float) -> str:
     """Write a duration: the largest units first when it is whole seconds."""
     if value != int(value) or value <= 0:
-        text = repr(float(value)) if value else "0"
-        return text if "e" not in text else f"{value:.20f}".rstrip("0")
+        return f"{Decimal(repr(value)):f}" if value else "0"
     rest, parts = int(value), []
     for unit in ("d", "h", "m", "s"):
         number, rest = divmod(rest, int(_DURATIONS[unit]))

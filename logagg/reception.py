@@ -20,9 +20,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 from collections.abc import Callable, Coroutine
+from time import CLOCK_MONOTONIC, clock_gettime
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -41,8 +43,8 @@ __all__ = ["Reception"]
 
 MAX_PACKET_BYTES = 1 << 18
 MAX_WAITING = 4096
+HELLO_TIMEOUT = 10.0
 STREAM_SINKS = ("stdout", "stderr")
-EVENT_PATIENCE_NS = 5_000_000_000
 
 
 class _Plan:
@@ -102,12 +104,13 @@ class Reception:
         self.viewers: list[Viewer] = []
         self._consumer = consumer
         self._listener = listener
-        self._waiting: set[socket.socket] = set()
+        self._waiting: dict[socket.socket, float] = {}  # until when each may be silent
         self._holders: set[socket.socket] = set()
         self._kept_streams: set[int] = set()
         self._wanted: dict[str, str] = {}
         self._asked: set[str] = set()
         self._opening = asyncio.Lock()
+        self._look_at = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
 
@@ -145,11 +148,35 @@ class Reception:
             return anyway
         return True
 
+    def look(self) -> None:
+        """Let in whoever waits at the door. Called in every cycle, behind the reading.
+
+        A worker's connection is older than what it writes. So when a line was read that
+        another worker's line caused, that worker is known by the time of the release.
+        """
+        self._accept()
+        for connection in list(self._waiting):
+            self._hear_hello(connection)
+        if self._waiting and clock_gettime(CLOCK_MONOTONIC) > self._look_at:
+            now = clock_gettime(CLOCK_MONOTONIC)
+            self._look_at = now + 1.0
+            for connection in [each for each, at in self._waiting.items() if at < now]:
+                self._loop.remove_reader(connection)
+                del self._waiting[connection]
+                connection.close()
+                self.refused += 1
+
     def _accept(self) -> None:
         while True:
             try:
                 connection, _ = self._listener.accept()
-            except OSError:
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    # Whoever waits goes on waiting; others must hang up first.
+                    self._loop.remove_reader(self._listener)
+                    self._loop.call_later(
+                        0.5, self._loop.add_reader, self._listener, self._accept
+                    )
                 return
             connection.setblocking(False)
             _, uid, _ = address.peer(connection)
@@ -157,7 +184,7 @@ class Reception:
                 self.refused += 1
                 connection.close()
                 continue
-            self._waiting.add(connection)
+            self._waiting[connection] = clock_gettime(CLOCK_MONOTONIC) + HELLO_TIMEOUT
             self._loop.add_reader(connection, self._hear_hello, connection)
             self._hear_hello(connection)
 
@@ -169,7 +196,7 @@ class Reception:
         except OSError:
             packet, fds = b"", []
         self._loop.remove_reader(connection)
-        self._waiting.discard(connection)
+        self._waiting.pop(connection, None)
         given = list(fds)
         try:
             hello = orjson.loads(packet) if packet else None
@@ -214,6 +241,8 @@ class Reception:
         self, connection: socket.socket, hello: dict[str, Any], fds: list[int]
     ) -> None:
         peer, _, _ = address.peer(connection)
+        if not address.is_pid_of(int(hello["pid"]), peer):
+            raise ValueError(f"pid {hello['pid']} is not yours")
         folders = address.spool_dirs(self._consumer.identifier)
         worker = Worker(connection, fds[0], hello, peer, folders)
         if len(fds) == 4:

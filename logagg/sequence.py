@@ -57,35 +57,42 @@ class Sequence:
         self.tail = lines.pop()
         return lines
 
-    def admit(self, lines: list[bytes]) -> tuple[list[bytes], list[bytes]]:
-        """Return the lines that are next, in order, and those behind a hole."""
+    def admit(
+        self, lines: list[bytes], *, pipe: bool = True
+    ) -> tuple[list[bytes], list[bytes]]:
+        """Return the lines that are next, in order, and those behind a hole.
+
+        Args:
+            lines: Lines of one way, in its order.
+            pipe: Whether that is the pipe: only there a line can be torn.
+        """
         if not lines:
             return lines, []
         first = self.expected
-        if seq_of(lines[0]) == first and not self.torn:
+        if seq_of(lines[0]) == first and not (pipe and self.torn):
             after = first + len(lines)
             if seq_of(lines[-1]) + 1 == after and lines[0].startswith(PREFIX):
                 self.expected = after
                 self.admitted += len(lines)
                 return lines, []
-        return self._admit_slowly(lines)
+        return self._admit_slowly(lines, self.torn if pipe else set())
 
-    def _admit_slowly(self, lines: list[bytes]) -> tuple[list[bytes], list[bytes]]:
+    def _admit_slowly(
+        self, lines: list[bytes], torn: set[int]
+    ) -> tuple[list[bytes], list[bytes]]:
         chosen = []
         behind: list[bytes] = []
         for index, line in enumerate(lines):
             seq = seq_of(line)
             if seq < 0 or not is_line(line):
                 self.damaged += 1
+            elif seq in torn and seq <= self.expected:
+                torn.discard(seq)
+                self.damaged += 1
             elif seq == self.expected:
-                if seq in self.torn:
-                    self.torn.discard(seq)
-                    self.damaged += 1
-                    continue
                 chosen.append(line)
                 self.expected += 1
             elif seq < self.expected:
-                self.torn.discard(seq)
                 self.duplicates += 1
             else:
                 behind = lines[index:]

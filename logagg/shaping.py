@@ -145,11 +145,27 @@ class Shaper:
         if self._keep or self._drop:
             lines = [self._pruned(line) for line in lines]
         if not self._redaction.nothing and lines:
-            data = batch.data if lines is batch.lines else b"\n".join(lines)
+            if lines is batch.lines:
+                return self._redact_whole(batch)
             count = self._redaction.count
-            lines = self._redaction.lines(lines, data)
+            lines = self._redaction.lines(lines)
             self._count("redacted", self._redaction.count - count)
         return batch if lines is batch.lines else Batch(lines, batch.closing)
+
+    def _redact_whole(self, batch: Batch) -> Batch:
+        """Redact a batch as it came: once for all sinks that want it alike."""
+        known = batch.memo.get(self._redaction.key)
+        if known is None:
+            count = self._redaction.count
+            lines = self._redaction.lines(batch.lines)
+            same = lines is batch.lines
+            done = None if same else Batch(lines, batch.closing)
+            known = batch.memo[self._redaction.key] = (
+                done,
+                self._redaction.count - count,
+            )
+        self._count("redacted", known[1])
+        return batch if known[0] is None else known[0]
 
     @property
     def due(self) -> float | None:

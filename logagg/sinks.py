@@ -28,14 +28,26 @@ from logagg.options import Duration, Level, Size, convert, make, query
 
 if TYPE_CHECKING:
     from logagg.shaping import Shaper
+    from logagg_sinks.elasticsearch import ElasticsearchSink, OpensearchSink
     from logagg_sinks.file import FileSink
+    from logagg_sinks.http import HttpSink, HttpsSink
+    from logagg_sinks.loki import LokiSink
+    from logagg_sinks.otlp import OtlpSink
+    from logagg_sinks.splunk import SplunkSink
     from logagg_sinks.stdout import StderrSink, StdoutSink
 
 __all__ = [
     "Built",
     "Common",
+    "ElasticsearchSink",
     "FileSink",
+    "HttpSink",
+    "HttpsSink",
+    "LokiSink",
+    "OpensearchSink",
+    "OtlpSink",
     "SinkURL",
+    "SplunkSink",
     "StderrSink",
     "StdoutSink",
     "build",
@@ -47,9 +59,16 @@ __all__ = [
 GROUP = "logagg.sinks"
 
 _FACE = {
+    "ElasticsearchSink": "logagg_sinks.elasticsearch",
     "FileSink": "logagg_sinks.file",
-    "StdoutSink": "logagg_sinks.stdout",
+    "HttpSink": "logagg_sinks.http",
+    "HttpsSink": "logagg_sinks.http",
+    "LokiSink": "logagg_sinks.loki",
+    "OpensearchSink": "logagg_sinks.elasticsearch",
+    "OtlpSink": "logagg_sinks.otlp",
+    "SplunkSink": "logagg_sinks.splunk",
     "StderrSink": "logagg_sinks.stdout",
+    "StdoutSink": "logagg_sinks.stdout",
 }
 
 
@@ -62,9 +81,10 @@ class Common(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             by spaces; a record must satisfy all of them.
         fields: Only these extra fields are kept (the fixed ones always are).
         drop: These fields are left out.
-        redact: Names of fields whose values are replaced by `[redacted]`, besides the
-            well-known ones; `none` switches redaction off; `/…/` is a pattern whose
-            matches in any text are replaced.
+        redact: Names of fields whose values are replaced by `[redacted]`, besides those
+            that workers replace; `/…/` is a pattern whose matches in any text are
+            replaced; `secrets` stands for the well-known names, for senders that do
+            not replace them.
         sample: Keep one record in N of those below `warning`; the others are counted.
         collapse: Seconds within which equal records become one with a count; 0 is off.
         queue_records: How many records may wait for this sink.

@@ -21,8 +21,8 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from logagg.attach import Attachment, Overflow
-from logagg.encode import body, exception_field, safe_text
-from logagg.handler import FLUSH_TIMEOUT, TAKEN, add, connected
+from logagg.encode import body, exception_field, safe_text, scrubbed_body
+from logagg.handler import FLUSH_TIMEOUT, add, connected, redacting
 
 __all__ = ["Logger", "LoggerFactory", "configure"]
 
@@ -34,10 +34,11 @@ class Logger:
     keywords. They never raise for anything in it, and block as `logagg.Handler` does.
     """
 
-    __slots__ = ("_attachment", "name")
+    __slots__ = ("_attachment", "_redact", "name")
 
-    def __init__(self, attachment: Attachment, name: str) -> None:
+    def __init__(self, attachment: Attachment, name: str, *, redact: bool) -> None:
         self._attachment = attachment
+        self._redact = redact
         self.name = name
 
     def _write(self, level: str, event: Any, rest: MutableMapping[str, Any]) -> None:
@@ -55,11 +56,14 @@ class Logger:
         for name, value in rest.items():
             if name == "logger":
                 fields["logger"] = value
-            elif name == "exception" or (name not in fields and name not in TAKEN):
+            elif name == "exception":
                 fields[name] = value
             elif name != "level":  # structlog's add_log_level says what we know
-                add(fields, name, value)
-        self._attachment.send(level, body(fields))
+                add(fields, name, value, redact=self._redact)
+        encoded = body(fields)
+        if self._redact and (b":{" in encoded or b":[" in encoded):
+            encoded = scrubbed_body(encoded)
+        self._attachment.send(level, encoded)
 
     def debug(self, event: Any = "", **rest: Any) -> None:
         """Write a record of level debug."""
@@ -98,6 +102,7 @@ class LoggerFactory:
         filename: As for `logagg.Handler`.
         sinks: As for `logagg.Handler`.
         overflow: As for `logagg.Handler`.
+        redact: As for `logagg.Handler`.
 
     Raises:
         ConfigError: As `logagg.Handler` does.
@@ -109,12 +114,15 @@ class LoggerFactory:
         *,
         sinks: Sequence[str] | str | None = None,
         overflow: str = Overflow.SPOOL,
+        redact: bool | None = None,
     ) -> None:
         self._attachment = connected(filename, sinks, overflow=overflow)
+        self._redact = redacting(redact)
 
     def __call__(self, *args: Any) -> Logger:
         """A logger with the name `structlog.get_logger` was given, or the module's."""
-        return Logger(self._attachment, str(args[0]) if args else _caller())
+        name = str(args[0]) if args else _caller()
+        return Logger(self._attachment, name, redact=self._redact)
 
 
 def configure(
@@ -123,6 +131,7 @@ def configure(
     sinks: Sequence[str] | str | None = None,
     level: int | str = "info",
     overflow: str = Overflow.SPOOL,
+    redact: bool | None = None,
     processors: Sequence[Processor] = (),
 ) -> None:
     """Configure structlog to send its events to logagg, in one call.
@@ -132,6 +141,7 @@ def configure(
         sinks: As for `logagg.Handler`.
         level: Calls below this level do nothing, at next to no cost.
         overflow: As for `logagg.Handler`.
+        redact: As for `logagg.Handler`.
         processors: Processors of yours, run between merging the contextvars and
             structuring the exception.
 
@@ -148,7 +158,9 @@ def configure(
             _hand_over,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=LoggerFactory(filename, sinks=sinks, overflow=overflow),
+        logger_factory=LoggerFactory(
+            filename, sinks=sinks, overflow=overflow, redact=redact
+        ),
         cache_logger_on_first_use=True,
     )
 

@@ -6,9 +6,10 @@ module of the program is shadowed, and leaves behind exactly what `python app.py
 loader (so `multiprocessing` finds it), the working directory, and tracebacks that begin
 in the program.
 
-What it adds: lines on stdout and stderr carry their time (see `stamped`), the root logger has a `logagg.Handler`, faulthandler is on and answers a
-signal with all stacks, `logagg.worker` exists, ports are shared (see `doors`), and an
-exception that ends the program becomes one structured record.
+What it adds: lines on stdout and stderr carry their time (see `stamped`), the root
+logger has a `logagg.Handler`, faulthandler is on and answers a signal with all stacks,
+`logagg.worker` exists, ports are shared (see `doors`), and an exception that ends the
+program becomes one structured record.
 """
 
 import sys

@@ -2,7 +2,7 @@
 
 Theory of operation
 -------------------
-In a worker, four methods of `socket.socket` are replaced by functions that do what the
+In a worker, some methods of `socket.socket` are replaced by functions that do what the
 original does, but for stream sockets of addresses that the supervisor owns or may own:
 
 - `bind` asks. *kernel*: the supervisor's bound socket is put (`dup2`) in the place of
@@ -14,7 +14,8 @@ original does, but for stream sockets of addresses that the supervisor owns or m
 - `accept` on a channel receives a connection and acknowledges it. Only then does the
   supervisor drop its copy and hand this worker another: a worker that is stuck holds
   at most one, and the connection of one that dies goes to a sibling.
-- `getsockname` on a channel gives the address that clients use.
+- `getsockname`, `family`, `type` and the socket options of a channel are those of the
+  address that clients use: servers look at them, and set TCP's options.
 
 A channel is known by the inode of its socket, not by its number, so `dup`, `fromfd` and
 an `SSLSocket` around it work too. Forked children inherit all of it.
@@ -42,6 +43,8 @@ logger = logging.getLogger("logagg")
 _INET = (socket.AF_INET, socket.AF_INET6)
 _raw: Any = socket.socket.__mro__[1]  # the C class below
 _real_accept = socket.socket.accept
+_real_family: Any = vars(socket.socket)["family"].fget
+_real_type: Any = vars(socket.socket)["type"].fget
 
 
 class Asker(Protocol):
@@ -65,17 +68,11 @@ class _Doors:
     def __init__(self, doors: list[Door], asker: Asker) -> None:
         self.asker = asker
         self.pid = os.getpid()
-        self.doors = {self._key(d.family, (d.host, d.port)): d for d in doors}
+        self.doors = {(d.family, d.host, d.port): d for d in doors}
         self.channels: dict[int, Door] = {}
         for door in doors:
             if door.policy == "rr":
                 self.channels[os.fstat(door.fd).st_ino] = door
-
-    @staticmethod
-    def _key(family: int, name: Any) -> tuple[int, str, int]:
-        if family == socket.AF_UNIX:
-            return family, os.path.abspath(os.fsdecode(name)), 0
-        return family, str(name[0]), int(name[1])
 
     def channel(self, sock: socket.socket) -> Door | None:
         """The door whose channel this socket is, if it is one."""
@@ -101,6 +98,19 @@ class _Doors:
         if sock.type != socket.SOCK_STREAM:
             _raw.bind(sock, name)
             return
+        self.bind_stream(sock, name)
+        if _runs_uvloop():
+            # It listens in C, unseen, directly after binding.
+            self.tell_listening(sock, name)
+
+    def tell_listening(self, sock: socket.socket, name: Any) -> None:
+        """Tell that the program listens; a Unix socket of its own concerns nobody."""
+        if isinstance(name, tuple):
+            self.asker.listening(str(name[0]), int(name[1]))
+        elif self.owned(sock, name) is not None:
+            self.asker.listening(os.fsdecode(name), 0)
+
+    def bind_stream(self, sock: socket.socket, name: Any) -> None:
         door = self.owned(sock, name)
         if door is None:
             self.bind_unowned(sock, name)
@@ -147,7 +157,7 @@ class _Doors:
         door = Door("", int(sock.family), host, name[1], answer["policy"], fds[0])
         if door.policy == "rr":
             self.channels[os.fstat(door.fd).st_ino] = door
-        self.doors[self._key(sock.family, (host, name[1]))] = door
+        self.doors[int(sock.family), host, name[1]] = door
         if door.policy == "rr" and _runs_uvloop():
             self.share_instead(sock, door)
         else:
@@ -173,11 +183,7 @@ class _Doors:
         door = self.channel(sock)
         if door is None:
             _raw.listen(sock, *backlog)
-            if sock.family in _INET:
-                name = sock.getsockname()
-                self.asker.listening(str(name[0]), int(name[1]))
-            elif sock.family == socket.AF_UNIX and self.doors:
-                self.asker.listening(os.fsdecode(sock.getsockname()), 0)
+            self.tell_listening(sock, _raw.getsockname(sock))
             return
         _raw.send(sock, b"open")
         self.asker.listening(door.host, door.port)
@@ -224,6 +230,34 @@ class _Doors:
         name = (door.host, door.port)
         return (*name, 0, 0) if door.family == socket.AF_INET6 else name
 
+    def setsockopt(self, sock: socket.socket, level: int, *rest: Any) -> None:
+        if level == socket.SOL_SOCKET or self.channel(sock) is None:
+            _raw.setsockopt(sock, level, *rest)
+
+    def getsockopt(self, sock: socket.socket, level: int, *rest: Any) -> Any:
+        door = self.channel(sock)
+        if door is None:
+            value = _raw.getsockopt(sock, level, *rest)
+            if (level, rest[0], value) == (socket.SOL_SOCKET, socket.SO_ACCEPTCONN, 1):
+                # Who asks that (gunicorn) will not call `listen` on a shared socket.
+                self.tell_listening(sock, _raw.getsockname(sock))
+            return value
+        if level != socket.SOL_SOCKET:
+            return bytes(rest[1]) if len(rest) > 1 else 0
+        if rest[0] == socket.SO_TYPE:
+            return int(socket.SOCK_STREAM)
+        if rest[0] == socket.SO_DOMAIN:
+            return int(door.family)
+        return _raw.getsockopt(sock, level, *rest)
+
+    def family(self, sock: socket.socket) -> socket.AddressFamily:
+        door = self.channel(sock)
+        return _real_family(sock) if door is None else socket.AddressFamily(door.family)
+
+    def type(self, sock: socket.socket) -> socket.SocketKind:
+        door = self.channel(sock)
+        return _real_type(sock) if door is None else socket.SOCK_STREAM
+
 
 def _numeric(family: int, name: tuple[Any, ...]) -> str | None:
     host = str(name[0])
@@ -243,15 +277,28 @@ def _runs_uvloop() -> bool:
 
 
 def install(doors: list[Door], asker: Asker) -> None:
-    """Replace the four methods of `socket.socket` in this process."""
+    """Replace the methods of `socket.socket` in this process."""
     state = _Doors(doors, asker)
-    # Plain functions, since bound methods do not become methods of another class.
     replacement: dict[str, Callable[..., Any]] = {
-        "bind": lambda self, address: state.bind(self, address),  # noqa: PLW0108
-        "listen": lambda self, *backlog: state.listen(self, *backlog),  # noqa: PLW0108
-        "accept": lambda self: state.accept(self),  # noqa: PLW0108
-        "getsockname": lambda self: state.getsockname(self),  # noqa: PLW0108
+        "bind": state.bind,
+        "listen": state.listen,
+        "accept": state.accept,
+        "getsockname": state.getsockname,
+        "setsockopt": state.setsockopt,
+        "getsockopt": state.getsockopt,
     }
     for name, function in replacement.items():
-        function.__name__ = name
-        setattr(socket.socket, name, function)
+        setattr(socket.socket, name, _method(name, function))
+    for name, read in (("family", state.family), ("type", state.type)):
+        setattr(socket.socket, name, property(read))
+
+
+def _method(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A plain function, since a bound method is no method of another class."""
+
+    def method(self: socket.socket, *arguments: Any) -> Any:
+        return function(self, *arguments)
+
+    method.__name__ = name
+    method.__doc__ = getattr(socket.socket, name).__doc__
+    return method

@@ -27,7 +27,7 @@ class Reporter:
         end: Exit | None = member.exit
         assert end is not None
         calm = end.voluntary or end.code == 0
-        count = f" (×{again}, trace shown once)"  # noqa: RUF001 if again > 1 else ""
+        count = f" (×{again}, trace shown once)" if again > 1 else ""
         fields: dict[str, Any] = {"signal": end.how} if end.signal else {}
         if end.code is not None:
             fields["status"] = end.code

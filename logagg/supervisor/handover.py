@@ -36,7 +36,7 @@ from logagg.supervisor.sticky import HEAD_BYTES, Sticky, choose_slot
 
 __all__ = ["Connection", "Handover", "Lane"]
 
-PATIENCE = 0.025
+PATIENCE = 0.25
 PEEK_TIMEOUT = 1.0
 ACK_TIMEOUT = 1.0
 MOST_WAITING = 512

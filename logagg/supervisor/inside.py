@@ -39,7 +39,7 @@ from logagg.supervisor.messages import Outbox
 from logagg.supervisor.pending import Pending
 from logagg.supervisor.start import Start
 
-__all__ = ["Worker", "current"]
+__all__ = ["Worker", "broadcast", "current", "on_shutdown"]
 
 logger = logging.getLogger("logagg")
 
@@ -54,6 +54,26 @@ _current: Worker | None = None
 def current() -> Worker | None:
     """This process's worker object; None outside `logagg run`."""
     return _current
+
+
+def on_shutdown(function: F) -> F:
+    """Register a function for this worker's shutdown; outside a worker do nothing.
+
+    It is called, with the seconds that are left if it takes an argument, when the
+    supervisor asks this worker to end, before TERM is sent.
+    """
+    return function if _current is None else _current.on_shutdown(function)
+
+
+def broadcast(message: Any) -> Pending[None]:
+    """Send a message to every worker, this one included. See `Worker.broadcast`.
+
+    Raises:
+        ClosedError: This process is no worker; a `Cluster` has its own `broadcast`.
+    """
+    if _current is None:
+        raise ClosedError("this process is not a worker of logagg run")
+    return _current.broadcast(message)
 
 
 class Worker:

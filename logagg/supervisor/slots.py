@@ -21,7 +21,7 @@ from logagg.supervisor.options import OnFailure, Restart, RunOptions
 if TYPE_CHECKING:
     from logagg.supervisor.events import Reporter
 
-__all__ = ["ReloadFailed", "Slot", "Slots"]
+__all__ = ["ReloadFailed", "Slot", "Slots", "within"]
 
 PROVEN_UPTIME = 10.0
 """A worker that never says that it is ready, and lived so long, could start."""
@@ -216,7 +216,7 @@ class Slots:
         if old is None:
             slot.backoff.reset()
             slot.wake.set()
-            while slot.worker is None and slot.task and not slot.task.done():
+            while slot.worker is None and slot.task and not slot.task.done():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             fresh = slot.worker
             if fresh is None:
@@ -288,9 +288,9 @@ class Slots:
             await self._prepare_stop(member)
             member.tell({"k": "shutdown", "timeout": limit})
             if member.hooks:
-                await _within(member.hooks_done, deadline - self._loop.time())
+                await within(member.hooks_done, deadline - self._loop.time())
             member.signal(signal.SIGTERM)
-        if await _within(member.over, deadline - self._loop.time()):
+        if await within(member.over, deadline - self._loop.time()):
             return
         if member.state != "dead":
             self.deaf.append(member)
@@ -306,7 +306,7 @@ class Slots:
             member.signal(signal.SIGKILL, group=True)
             await member.over.wait()
 
-    async def retire(self, slot: Slot, why: str, timeout: float | None = None) -> None:
+    async def retire(self, slot: Slot, why: str, timeout: float | None = None) -> None:  # noqa: ASYNC109
         """Stop a slot for good."""
         slot.retired = True
         slot.wake.set()
@@ -341,7 +341,8 @@ class Slots:
             member.signal(signal.SIGKILL, group=True)
 
 
-async def _within(event: asyncio.Event, seconds: float) -> bool:
+async def within(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for an event; whether it came in so many seconds."""
     try:
         await asyncio.wait_for(event.wait(), max(seconds, 0.0))
     except TimeoutError:

@@ -81,7 +81,9 @@ class Start:
 
         Sets systemd's variables (`LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`) and
         `LOGAGG_FD_NAME` for each address that has a descriptor. The command's
-        placeholders `{fd}`, `{host}`, `{port}`, `{slot}` are filled in.
+        placeholders `{fd}`, `{host}`, `{port}`, `{slot}` are filled in; with `{fd}`
+        systemd's variables are left unset, since a server that takes the same
+        descriptor twice (gunicorn) breaks.
         """
         from logagg.supervisor.layers import place_listeners
 
@@ -94,7 +96,8 @@ class Start:
             os.environ[f"LOGAGG_FD_{door.name.upper()}"] = str(fd)
         if others:
             self.channel = others[0]
-        if passed:
+        takes_fd = any("{fd}" in word for word in self.argv)
+        if passed and not takes_fd:
             os.environ["LISTEN_FDS"] = str(len(passed))
             os.environ["LISTEN_PID"] = str(os.getpid())
             os.environ["LISTEN_FDNAMES"] = ":".join(door.name for door in passed)

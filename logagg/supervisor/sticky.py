@@ -16,7 +16,7 @@ from logagg.errors import ConfigError
 __all__ = ["HEAD_BYTES", "Sticky", "choose_slot"]
 
 HEAD_BYTES = 16 * 1024
-"""How far a head is looked at; uvicorn's h11 refuses longer ones, gunicorn 8190 a line."""
+"""How far a head is looked at; gunicorn takes 8190 bytes a line, h11 16 KiB in all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ import logging
 import os
 import random
 import signal
+import socket
 import sys
 import threading
 import time
@@ -30,6 +31,7 @@ from collections.abc import Callable
 from typing import Any
 
 from logagg.errors import ConfigError, LogaggError
+from logagg.supervisor.address import Policy
 from logagg.supervisor.crashes import Crashes
 from logagg.supervisor.events import Reporter
 from logagg.supervisor.guardian import Guardian
@@ -41,7 +43,7 @@ from logagg.supervisor.logside import LogSide
 from logagg.supervisor.member import Member
 from logagg.supervisor.options import RunOptions, Status
 from logagg.supervisor.routing import Router
-from logagg.supervisor.slots import ReloadFailed, Slot, Slots
+from logagg.supervisor.slots import ReloadFailed, Slot, Slots, within
 from logagg.supervisor.start import Start
 from logagg.supervisor.tasks import TaskQueue
 from logagg.supervisor.watching import Watcher
@@ -64,6 +66,7 @@ EVENTS = (
 CONSUMER_GRACE = 20.0
 GROUP_GRACE = 2.0
 HAND_OVER_GRACE = 1.0
+START_TURN = 5.0
 
 
 class Supervisor:
@@ -144,15 +147,26 @@ class Supervisor:
                 self.listeners.bind(address)
             self._take_signals()
             await self.logs.opened()
-            for _ in range(self.options.workers):
-                self.slots.open()
             self.watcher.start()
+            await self._open_slots()
             self.ready.set()
             if self._status is None:
                 await self._over.wait()
         finally:
             await self._finish()
         return self._outcome(), self._signal
+
+    async def _open_slots(self) -> None:
+        """Start the workers: all at once, or one by one on a Unix socket.
+
+        Servers remove a Unix socket's path before they bind it; two that do so at the
+        same moment trip over each other.
+        """
+        one_by_one = any(a.family == socket.AF_UNIX for a in self.options.binds)
+        for _ in range(self.options.workers):
+            member = self.slots.open().worker
+            if one_by_one and member is not None and self._stop_task is None:
+                await within(member.settled, START_TURN)
 
     def _outcome(self) -> Status:
         if self._status is not None:
@@ -293,7 +307,7 @@ class Supervisor:
             "LOGAGG_WORKER_ID": str(identifier),
             "LOGAGG_LEVEL": options.level,
         }
-        if self.listeners.handovers() and "UVICORN_LOOP" not in os.environ:
+        if options.policy is Policy.RR and "UVICORN_LOOP" not in os.environ:
             env["UVICORN_LOOP"] = "asyncio"  # uvloop cannot be handed connections
         member = Member(
             start,
@@ -399,8 +413,6 @@ class Supervisor:
 
     def _unfit(self, handover: Handover, lane: Lane) -> None:
         """A live worker does not take handed connections: share the socket instead."""
-        from logagg.supervisor.address import Policy
-
         for listener in self.listeners.all:
             if listener.handover is not handover:
                 continue

@@ -21,9 +21,8 @@ _COLUMNS = (
 
 def table(status: dict[str, Any]) -> str:
     """Lay out what `control.status` gives."""
-    lines = [
-        f"run {status['pid']}: {status['program']}  up {_duration(status['uptime'])}, {status['reloads']} reloads"
-    ]
+    up, reloads = _duration(status["uptime"]), status["reloads"]
+    lines = [f"run {status['pid']}: {status['program']}  up {up}, {reloads} reloads"]
     rows = [_COLUMNS]
     for slot in status["slots"]:
         state = slot["state"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ __all__ = ["Watcher"]
 STEP = 0.2
 READY_UPTIME = 1.0
 """A worker that never listens counts as ready after that; supervisord's startsecs."""
+UNSEEN_UPTIME = 10.0
+"""The same for a command with `--bind` that is not seen to poll the socket."""
 DUMP_GRACE = 1.0
 MEMORY_INTERVAL = 1.0
 
@@ -60,21 +63,36 @@ class Watcher:
 
     def _look_for_ready(self, member: Member) -> None:
         run = self._run
+        limit = run.options.ready_timeout
         if not member.online:
             return
         must_listen = bool(run.options.binds) or run.serves
-        if must_listen and member.link is not None:
-            if run.options.policy is Policy.REUSEPORT and _listens(member.pid):
-                member.listened = True
-                run.router.make_ready(member)
-            elif run.options.ready_timeout and (
-                member.uptime > run.options.ready_timeout
-            ):
-                member.why = f"not ready within {run.options.ready_timeout:g} s"
-                member.signal(signal.SIGKILL, group=True)
-        elif member.uptime > READY_UPTIME:
-            member.listened = member.link is None and must_listen
+        if must_listen and self._serves(member):
+            member.listened = True
             run.router.make_ready(member)
+        elif not must_listen or member.link is None:
+            if member.uptime > (UNSEEN_UPTIME if must_listen else READY_UPTIME):
+                member.listened = must_listen
+                run.router.make_ready(member)
+        elif limit and member.uptime > limit:
+            member.why = f"not ready within {limit:g} s"
+            member.signal(signal.SIGKILL, group=True)
+
+    def _serves(self, member: Member) -> bool:
+        """Whether the process serves a port in a way that Python's socket did not see.
+
+        Servers in C, Rust or another language poll a shared listener, or (reuseport)
+        have a listener of their own.
+        """
+        run = self._run
+        if run.options.policy is Policy.REUSEPORT:
+            return _listens(member.pid)
+        shared = {
+            os.fstat(each.sock.fileno()).st_ino
+            for each in run.listeners.all
+            if each.handover is None
+        }
+        return bool(shared) and _polls(member.pid, shared)
 
     def _look_at_memory(self, member: Member) -> None:
         limit = self._run.options.max_rss_bytes
@@ -133,3 +151,19 @@ def _listens(pid: int) -> bool:
     except OSError:
         return False
     return any(link.startswith("socket:[") and link[8:-1] in inodes for link in links)
+
+
+def _polls(pid: int, inodes: set[int]) -> bool:
+    """Whether an epoll of the process watches a socket with one of these inodes."""
+    root = Path(f"/proc/{pid}")
+    try:
+        for fd in (root / "fd").iterdir():
+            if str(fd.readlink()) != "anon_inode:[eventpoll]":
+                continue
+            for line in (root / "fdinfo" / fd.name).read_text().splitlines():
+                words = line.replace(":", " ").split()
+                if "ino" in words and int(words[words.index("ino") + 1], 16) in inodes:
+                    return True
+    except OSError:
+        return False
+    return False

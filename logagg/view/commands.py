@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -92,7 +92,7 @@ Watch workers and sinks: records and bytes a second, queues, losses, restarts.
   --once             print once and end
   --color WHEN       auto, always or never
 
-Ctrl-C ends it. Exit status: 0, or 3 when no consumer answers.
+Ctrl-C or q ends it. Exit status: 0, or 3 when no consumer answers.
 
   logagg top
   logagg top --once
@@ -340,6 +340,7 @@ def tail(**options: Any) -> None:
     terminal = Terminal(options["color"], quiet=options["quiet"], keys=plan.follow)
     select = files.selector(match.compile() if plan.context else found)
     since_ns = spec["since_ns"]
+    since = wire_time(since_ns).encode() if since_ns is not None else b""
     source: Source
     if options["files"] == ["-"]:
         source = PipeSource(sys.stdin.fileno(), select)
@@ -349,20 +350,36 @@ def tail(**options: Any) -> None:
             select,
             terminal.note,
             follow=plan.follow,
-            since=wire_time(since_ns).encode() if since_ns is not None else b"",
+            since=since,
             after=after,
         )
     else:
-        if plan.context:
-            spec = {}
+        wanted = match.compile() if plan.context else found
+        find = discover.finder(options["socket"])
         live = Live(
-            discover.finder(options["socket"]),
-            {**spec, "lines": None if plan.context else plan.count},
+            find,
+            {**({} if plan.context else spec), "lines": plan.count},
             terminal.note,
             after=after,
         )
-        keep = match.compile() if plan.context else found
-        source = LiveSource(live, keep, follow=plan.follow)
+
+        def history(behind: Cursor | None) -> Iterator[list[bytes]]:
+            paths = discover.complete_files(find)
+            source = FileSource(
+                paths, select, terminal.note, follow=True, since=since, after=behind
+            )
+            try:
+                yield from source.past(None)
+            finally:
+                source.close()
+
+        source = LiveSource(
+            live,
+            wanted,
+            follow=plan.follow,
+            history=history,
+            old=plan.count is None,
+        )
     with terminal:
         try:
             status = tailing.Tail(plan, source, terminal).run()

@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from logagg.view import levels, patterns
+from logagg.view import levels, numbers, patterns
 from logagg.view.grammar import Term
 
 Record = Mapping[str, Any]
@@ -33,12 +33,14 @@ class Condition:
         needles: A line without any of these fails `test`; () when nothing is known.
         fold: The needles are lower case and the line's case does not count.
         negated: The record matches when `test` is false.
+        search: Finds the lines of a chunk that may pass, better than needles could.
     """
 
     test: Callable[[Record], bool]
     needles: tuple[bytes, ...] = ()
     fold: bool = False
     negated: bool = False
+    search: numbers.Search | None = None
 
     def screen(self) -> Screen | None:
         """What tells lines that surely fail `test`, or None when nothing does."""
@@ -53,24 +55,34 @@ class Screen:
         needles: The bytes.
         escapes: What another JSON writer could have put for a part of them.
         fold: Look for them in the line's lower case.
+        odd: Characters beyond ASCII that equal one in a needle when case does not count.
     """
 
     needles: tuple[bytes, ...]
-    escapes: tuple[bytes, ...]
+    escapes: re.Pattern[bytes]
     fold: bool
+    odd: tuple[bytes, ...]
 
     def may_hold(self, line: bytes) -> bool:
         """False only for a line that surely does not match."""
         if self.fold:
             line = line.lower()
-        for needle in self.needles:  # `any` costs more than a search
+        needles = self.needles if line.isascii() else (*self.needles, *self.odd)
+        for needle in needles:  # a loop: `any` costs more than a few searches
             if needle in line:
                 return True
-        if b"\\" in line:
-            for escape in self.escapes:
-                if escape in line:
-                    return True
-        return False
+        return b"\\" in line and self.escapes.search(line) is not None
+
+    def filter(self, lines: list[bytes]) -> list[bytes]:
+        """The lines that may match."""
+        if len(self.needles) == 1 and not self.fold:
+            (needle,), escaped = self.needles, self.escapes.search
+            return [
+                line
+                for line in lines
+                if needle in line or (b"\\" in line and escaped(line))
+            ]
+        return [line for line in lines if self.may_hold(line)]
 
     def find(self, data: bytes, most: int) -> list[bytes] | None:
         """The lines of NDJSON that may match, in order, without their newlines.
@@ -79,18 +91,22 @@ class Screen:
         up with None after `most` lines.
         """
         hay = data.lower() if self.fold else data  # of the same length: ASCII only
-        ends: dict[int, int] = {}
-        escapes = self.escapes if b"\\" in hay else ()
-        for needle in (*self.needles, *escapes):
+        starts: dict[int, int] = {}
+        needles = self.needles if hay.isascii() else (*self.needles, *self.odd)
+        for needle in needles:
             place = hay.find(needle)
             while place != -1:
-                end = data.find(b"\n", place)
-                end = len(data) if end == -1 else end
-                ends[data.rfind(b"\n", 0, place) + 1] = end
-                if len(ends) > most:
+                end = numbers.take_line(data, place, starts)
+                if len(starts) > most:
                     return None
                 place = hay.find(needle, end)
-        return [data[start : ends[start]] for start in sorted(ends)]
+        found = self.escapes.search(hay)
+        while found is not None:
+            end = numbers.take_line(data, found.start(), starts)
+            if len(starts) > most:
+                return None
+            found = self.escapes.search(hay, end)
+        return [data[start : starts[start]] for start in sorted(starts)]
 
 
 # Beyond ASCII, the only characters that equal an ASCII letter when case does not count.
@@ -100,13 +116,15 @@ _FOLDS = {b"k": "\u212a", b"s": "\u017f", b"i": "\u0130\u0131"}
 def screen(needles: tuple[bytes, ...], *, fold: bool = False) -> Screen:
     """Make a screen, with what another JSON writer could have put for a needle."""
     slash = any(b"/" in needle for needle in needles)
-    odd = [
+    odd = tuple(
         other.encode()
         for letter, others in _FOLDS.items()
         if fold and any(letter in needle for needle in needles)
         for other in others
-    ]
-    return Screen((*needles, *odd), (b"\\u", b"\\/") if slash else (b"\\u",), fold)
+    )
+    # A class of characters is searched for three times as fast as two characters.
+    escapes = re.compile(rb"\\[u/]" if slash else rb"\\[u]")
+    return Screen(needles, escapes, fold, odd)
 
 
 def lookup(record: Any, key: str) -> Any:
@@ -218,7 +236,22 @@ def single(term: Term) -> Condition:
     def decide(record: Record) -> bool:
         return test(lookup(record, term.key))
 
-    return Condition(decide, (needle,) if needle else (), negated=term.negated)
+    return Condition(
+        decide,
+        (needle,) if needle else (),
+        negated=term.negated,
+        search=_number_search(term),
+    )
+
+
+def _number_search(term: Term) -> numbers.Search | None:
+    number = term.number
+    compare = _ORDER.get(term.op)
+    if number is None or compare is None or term.negated:
+        return None
+    if "." in term.key or not _PLAIN.fullmatch(term.key):
+        return None
+    return numbers.search(term.key.encode(), lambda value: compare(value, number))
 
 
 def level_test(term: Term) -> levels.Test:

@@ -9,6 +9,17 @@ from typing import Any
 from logagg.errors import ConfigError, ConsumerGone, LogaggError
 from logagg.view import live
 
+_SHAPING = (
+    "level",
+    "match",
+    "fields",
+    "drop",
+    "sample",
+    "collapse",
+    "redact",
+    "format",
+)
+
 
 def finder(socket_path: str | None) -> Callable[[], str | None]:
     """A function that names the socket to connect to, or None while there is none.
@@ -71,6 +82,18 @@ def files_of(state: dict[str, Any]) -> list[str]:
         if url.startswith("file:")
     ]
     return [path for path in paths if os.path.isabs(path)]
+
+
+def complete_files(find: Callable[[], str | None]) -> list[str]:
+    """A file that holds all that the consumer lets through, or [] when there is none."""
+    path = find()
+    state = _state(path) if path is not None else {}
+    whole = [
+        sink
+        for sink in state.get("sinks", [])
+        if not any(f"{name}=" in str(sink.get("url", "")) for name in _SHAPING)
+    ]
+    return files_of({"sinks": whole})[:1]
 
 
 def describe(state: dict[str, Any]) -> str:

@@ -228,8 +228,10 @@ def backward(stream: IO[bytes], end: int, begin: int = 0) -> Iterator[bytes]:
             yield whole
 
 
-def all_lines(series: Series, select: Select, since: bytes = b"") -> Iterator[bytes]:
-    """The matching lines of a series, oldest first.
+def all_lines(
+    series: Series, select: Select, since: bytes = b""
+) -> Iterator[list[bytes]]:
+    """The matching lines of a series, oldest first, chunk by chunk.
 
     Args:
         series: The files.
@@ -241,19 +243,19 @@ def all_lines(series: Series, select: Select, since: bytes = b"") -> Iterator[by
             place = 0 if is_packed(stream) else _start(stream, since)
             stream.seek(place)
             for data in forward(unpacked(stream, path) if not place else stream):
-                yield from select(data)
+                yield select(data)
     current = series.current
     if current is None:
         return
     if is_packed(current):
         current.seek(0)
         for data in forward(unpacked(current, series.path)):
-            yield from select(data)
+            yield select(data)
         return
     place = _start(current, since)
     current.seek(place)
     for data in forward(current, series.end - place):
-        yield from select(data)
+        yield select(data)
 
 
 def needed(series: Series, since: bytes) -> list[str]:

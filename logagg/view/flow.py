@@ -82,7 +82,9 @@ class Flow:
             f"{render.local(i, self.look.zone):%H:%M:%S}" if i is not None else "?"
             for i in self._span
         )
-        return self._show(record, f"×{self._count} ({first}–{last})")  # noqa: RUF001  # the signs that people read
+        return self._show(
+            record, f"×{self._count} ({first}–{last})"
+        )  # the signs that people read
 
     def held(self) -> bool:
         """Whether `flush` would show something."""

@@ -16,9 +16,10 @@ JSON object with one or more of
     {"error":"…"}                the hello was refused
 
 When the consumer goes away the viewer tries again, with pauses from 0.1 s growing to
-5 s, and names the last line it has seen, so that what is still in the consumer's ring
-follows without a hole. Lines seen lately are remembered, so that what a worker sends a
-second time to a new consumer is not shown a second time.
+5 s. It then asks a new consumer for all that it has: that is what came while the viewer
+was away, and what workers sent a second time because the old one had not confirmed it,
+which need not be younger than the last line seen. Lines seen lately are remembered, so
+that none is shown a second time.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from logagg.view.cursor import Cursor
 _PIPE_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 18
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
-_REMEMBERED = 20_000
+_REMEMBERED = 50_000  # more lines than a consumer's ring of 8 MiB commonly holds
 _ANSWER_TIMEOUT = 5.0  # seconds that a consumer may take to answer a question
 _MAX_PACKET = 1 << 20
 
@@ -48,7 +49,13 @@ Note = Callable[[str], None]
 
 
 class Live:
-    """The lines of whichever consumer `find` names, now and after its restarts."""
+    """The lines of whichever consumer `find` names, now and after its restarts.
+
+    Attributes:
+        cursor: The last line seen.
+        caught_up: All past lines that were asked for have come.
+        restarted: Another consumer than before answers; whoever cares resets it.
+    """
 
     def __init__(
         self,
@@ -79,9 +86,12 @@ class Live:
         self._next_try = 0.0
         self._waiting = False
         self._run: str | None = None
-        self._cursor = after
+        self._after = after
+        self.cursor = after
+        self._again = b""
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         self.caught_up = False
+        self.restarted = False
 
     @property
     def connected(self) -> bool:
@@ -129,8 +139,9 @@ class Live:
     def _connect(self) -> None:
         path = self._find()
         hello = {"hello": 1, "kind": "viewer", **self._hello}
-        if self._cursor is not None:
-            hello["after"] = self._cursor.fields()
+        if self._after is not None:
+            hello["after"] = self._after.fields()
+        if self._after is not None or self._run is not None:
             hello["lines"] = None
         try:
             if path is None:
@@ -174,11 +185,16 @@ class Live:
         found = []
         for line in whole.split(b"\n"):
             if line.startswith(b'{"timestamp":"'):
-                if self._is_new(line):
-                    found.append(line)
+                found += self.new([line])
             elif line:
                 self._control(line)
         return found
+
+    def new(self, lines: list[bytes]) -> list[bytes]:
+        """Those of the lines that were not seen lately; they are from now on."""
+        if self._again:  # the same consumer once more: its ring holds what we left out
+            lines = [line for line in lines if line[14:44] > self._again]
+        return [line for line in lines if self._is_new(line)]
 
     def _is_new(self, line: bytes) -> bool:
         key = line[14 : line.find(b',"logger":')]
@@ -187,7 +203,7 @@ class Live:
         self._seen[key] = None
         if len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
-        self._cursor = Cursor.of_line(line) or self._cursor
+        self.cursor = Cursor.of_line(line) or self.cursor
         return True
 
     def _control(self, line: bytes) -> None:
@@ -206,11 +222,14 @@ class Live:
                 self._note(f"following run {run}, {workers} worker{plural}")
             elif run == self._run:
                 self._note(f"reconnected to run {run}")
+                self._again = self.cursor.timestamp.encode() if self.cursor else b""
             else:
                 self._note(f"reconnected to new run {run}")
+                self.restarted = True
             self._run = run
         if told.get("live"):
             self.caught_up = True
+            self._again = b""
         if told.get("dropped"):
             self._note(f"skipped {told['dropped']} records (viewer too slow)")
 

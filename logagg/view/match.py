@@ -16,6 +16,7 @@ true for the record it holds. How it gets there without parsing most lines:
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -23,7 +24,7 @@ from typing import Any
 import orjson
 
 from logagg.errors import ConfigError
-from logagg.view import conditions, grammar, levels, patterns
+from logagg.view import conditions, grammar, heads, levels, patterns
 from logagg.view.conditions import Condition, Screen
 from logagg.view.grammar import Term
 from logagg.view.times import iso_ns, wire_time
@@ -35,7 +36,8 @@ _HEAD = re.compile(
     rb'.{55}([^"\\]*)","worker":"([^"\\]*)","seq":\d+,"logger":"([^"\\]*)"', re.DOTALL
 )
 _REMEMBERED = 4_096  # pairs of worker and logger; programs have far fewer
-_SPARSE = 2_048  # bytes per line found from which searching the whole at once pays
+_SPARSE = 1_024  # bytes per line found from which searching the whole at once pays
+_SKIPPED = 15  # chunks not tried after one in which too many lines were found
 
 
 class Match:
@@ -54,6 +56,7 @@ class Match:
         others: Sequence[Condition],
         since_ns: int | None,
         until_ns: int | None,
+        names: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self._level_tests = level_tests
         self._head_conditions = head
@@ -66,7 +69,12 @@ class Match:
         self._screens = _screens(c for c in others if not c.negated)
         self._negative_screens = _screens(c for c in others if c.negated)
         self._exempt = len(self._negative_screens) == len(others)
-        self._sparse = [*self._screens, *_screens(c for c in head if not c.negated)]
+        self._searches = [c.search for c in others if c.search is not None]
+        self._searches += [screen.find for screen in self._screens]
+        self._patience = 0
+        rejecting = heads.rejecting(self._rejected, names or {})
+        if rejecting is not None:
+            self._searches.append(functools.partial(heads.find, rejecting))
         self._heads: dict[tuple[bytes, bytes], bool] = {}
         self.everything = not (level_tests or self._all or self._timed)
 
@@ -86,7 +94,7 @@ class Match:
         for line in lines:
             if line[43:55] == _MARK:
                 kept += self._wire([line], closing)
-            elif self.record(parse_line(line + closing)):
+            elif line and self.record(parse_line(line + closing)):
                 kept.append(line)
         return kept
 
@@ -96,12 +104,19 @@ class Match:
         The same answer as `lines` on the split data. When few lines hold what a match
         must contain, those are searched for in the whole at once, which is quicker.
         """
-        for screen in self._sparse:
-            found = screen.find(data, len(data) // _SPARSE)
-            if found is not None:
-                return self.lines(found)
+        if self._patience:
+            self._patience -= 1
+        else:
+            for search in self._searches:
+                found = search(data, len(data) // _SPARSE)
+                if found is not None:
+                    return self.lines(found)
+            if self._searches:
+                self._patience = _SKIPPED
         lines = data.split(b"\n")
-        return self.lines([line for line in lines if line])
+        if self.everything:
+            return [line for line in lines if line]
+        return self.lines(lines[:-1] if not lines[-1] else lines)
 
     def record(self, record: Mapping[str, Any]) -> bool:
         """Whether a parsed record matches."""
@@ -129,8 +144,7 @@ class Match:
             since, until = self._since.encode(), self._until.encode()
             lines = [line for line in lines if since <= line[14:44] <= until]
         for screen in self._screens:
-            may_hold = screen.may_hold
-            lines = [line for line in lines if may_hold(line)]
+            lines = screen.filter(lines)
         if self._head_conditions:
             lines = [line for line in lines if self._head(line, closing)]
         if not self._others:
@@ -259,7 +273,12 @@ def compile(  # noqa: A001  # as `re.compile`: always used with the module's nam
             f"nothing can match: since {wire_time(since_ns)} is after "
             f"until {wire_time(until_ns)}"
         )
-    return Match(tests, head, others, since_ns, until_ns)
+    names = {
+        key: [t.value for t in terms if t.key == key and t.op == "=" and not t.negated]
+        for key in ("worker", "logger")
+    }
+    names["logger"] = names["logger"] or list(logger)
+    return Match(tests, head, others, since_ns, until_ns, names)
 
 
 _SHAPES: dict[str, type] = {

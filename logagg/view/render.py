@@ -10,6 +10,7 @@ whose further lines are the message's own.) Nothing is cut unless `Look.limit` i
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -67,13 +68,30 @@ class Look:
 def instant(record: Mapping[str, Any]) -> int | None:
     """When the record was made, in nanoseconds since the epoch."""
     text = record.get("timestamp")
-    return iso_ns(text) if isinstance(text, str) else None
+    if not isinstance(text, str):
+        return None
+    part = text[20:29]
+    if len(text) == 30 and text[19] == "." and part.isascii() and part.isdigit():
+        whole = _whole_second(text[:19] + text[29])
+        return None if whole is None else whole + int(part)
+    return iso_ns(text)
+
+
+_whole_second = functools.lru_cache(1024)(iso_ns)  # a second has many records
 
 
 def local(instant_ns: int, zone: dt.tzinfo | None) -> dt.datetime:
     """The instant in a zone (None: local), whole seconds."""
-    moment = dt.datetime.fromtimestamp(instant_ns // SECOND, dt.UTC)
-    return moment.astimezone(zone)
+    return _local(instant_ns // SECOND, zone)
+
+
+@functools.lru_cache(1024)
+def _local(seconds: int, zone: dt.tzinfo | None) -> dt.datetime:
+    moment = dt.datetime.fromtimestamp(seconds, dt.UTC)
+    try:
+        return moment.astimezone(zone)
+    except (OverflowError, ValueError):  # within a day of the calendar's ends
+        return moment
 
 
 def time_text(record: Mapping[str, Any], look: Look, previous_ns: int | None) -> str:
@@ -149,7 +167,7 @@ def render(
         line += segments.marked("exception", segments.cut(broke, look.limit), look.hits)
     line += [("dim", "  " + repeats if repeats else ""), ("", "\n")]
     trace = [_clean(text, look) for text in failure.body(error, look.tb)]
-    margin = _margin(record, look)
+    margin = _margin(record, look) if below or trace else []
     for text in (*below, *trace):
         line += [*margin, *segments.marked("", text, look.hits), ("", "\n")]
     return line

@@ -75,52 +75,54 @@ class FileSource:
 
     def past(self, count: int | None) -> Iterator[list[bytes]]:
         """What is in the files now, by time; then following begins where this ended."""
-        if count == 0:
-            parts: list[Iterator[bytes]] = []
-        elif count is None or self._since or self._after:
-            parts = [self._lines(series) for series in self._series]
-        else:
-            parts = [
-                iter(files.last_lines(series, self._select, count))
-                for series in self._series
-            ]
-        merged = parts[0] if len(parts) == 1 else heapq.merge(*parts, key=_time)
-        if count is not None:
-            merged = iter(deque(merged, maxlen=count))
-        while batch := list(itertools.islice(merged, _BATCH)):
-            yield batch
+        yield from self._past(count)
         if self._follow:
             self._followers = [
                 Follower(series, self._select, self._note) for series in self._series
             ]
 
-    def _lines(self, series: files.Series) -> Iterator[bytes]:
+    def _past(self, count: int | None) -> Iterator[list[bytes]]:
+        if count == 0:
+            return
+        if count is None or self._since or self._after:
+            batches = [self._batches(series) for series in self._series]
+        else:
+            batches = [
+                iter([files.last_lines(series, self._select, count)])
+                for series in self._series
+            ]
+        if len(batches) == 1 and count is None:
+            yield from batches[0]
+            return
+        parts = [itertools.chain.from_iterable(each) for each in batches]
+        merged: Iterator[bytes] = heapq.merge(*parts, key=_time)
+        if count is not None:
+            merged = iter(deque(merged, maxlen=count))
+        while batch := list(itertools.islice(merged, _BATCH)):
+            yield batch
+
+    def _batches(self, series: files.Series) -> Iterator[list[bytes]]:
         cursor = self._after
         if cursor is None:
             yield from files.all_lines(series, self._select, self._since)
             return
         # Behind that very line, so that late lines written after it are not missed.
-        key = b'{"timestamp":"' + cursor.timestamp.encode() + b'"'
+        stamp = cursor.timestamp.encode()
         found = False
-        everything = files.all_lines(series, _whole, cursor.timestamp.encode())
-        for data in everything:
-            if not found and key in data:
+        for (data,) in files.all_lines(series, _whole, stamp):
+            if found:
+                yield self._select(data)
+            elif stamp in data:
                 lines = data.split(b"\n")
                 places = [i for i, x in enumerate(lines) if Cursor.of_line(x) == cursor]
                 if places:
                     found = True
-                    yield from self._select(b"\n".join(lines[places[0] + 1 :]) + b"\n")
-                    continue
-            if found:
-                yield from self._select(data)
+                    yield self._select(b"\n".join(lines[places[0] + 1 :]) + b"\n")
         if not found:
             if len(self._series) == 1:
                 self._note(f"line {cursor} is not in {series.path}; going on by time")
-            for line in files.all_lines(
-                series, self._select, cursor.timestamp.encode()
-            ):
-                if line[14:44] > cursor.timestamp.encode():
-                    yield line
+            for batch in files.all_lines(series, self._select, stamp):
+                yield [line for line in batch if line[14:44] > stamp]
 
     def poll(self) -> list[bytes]:
         """What was written since, by time when there are several files."""
@@ -220,25 +222,67 @@ class PipeSource:
         """The pipe is its opener's to close."""
 
 
-class LiveSource:
-    """A running consumer."""
+History = Callable[[Cursor | None], Iterator[list[bytes]]]
 
-    def __init__(self, live: Live, match: Match, *, follow: bool) -> None:
+
+class LiveSource:
+    """A running consumer, and the file that it writes for what it no longer holds.
+
+    The consumer keeps the last few megabytes of the stream. What lies further back,
+    and what an old consumer had still written when it died and the viewer had not got,
+    is read from the file.
+    """
+
+    def __init__(
+        self,
+        live: Live,
+        match: Match,
+        *,
+        follow: bool,
+        history: History | None = None,
+        old: bool = False,
+    ) -> None:
+        """Prepare; the first `poll` connects.
+
+        Args:
+            live: The connection.
+            match: What is wanted.
+            follow: Go on when all past lines have come.
+            history: The matching lines of the file behind a cursor (None: all).
+            old: More of the past is wanted than a consumer holds.
+        """
         self._live = live
         self._match = match
         self._follow = follow
+        self._history = history
+        self._old = old
 
     def past(self, count: int | None) -> Iterator[list[bytes]]:
-        """The consumer sends it first, so it comes with the polls."""
-        del count
-        yield from ()
+        """The file, when it is asked for; else the consumer sends it with the polls."""
+        if count is None and self._old and self._history is not None:
+            for lines in self._history(self._live.cursor):
+                yield self._live.new(lines)
 
     def poll(self) -> list[bytes]:
-        """The lines that have come, filtered again: who is asked may be older."""
+        """The lines that have come, filtered again: who is asked may be older.
+
+        Raises:
+            ConsumerGone: Nobody is there, and following was not asked for.
+        """
+        before = self._live.cursor
         lines = self._live.poll()
         if not self._follow and not self._live.connected:
             raise ConsumerGone("no logagg is running here; name a file: --file PATH")
+        if self._live.restarted:
+            self._live.restarted = False
+            lines = [*self._missed(before), *lines]
         return self._match.lines(lines)
+
+    def _missed(self, before: Cursor | None) -> Iterator[bytes]:
+        """What the old consumer wrote last and did not get to us."""
+        if before is not None and self._history is not None:
+            for lines in self._history(before):
+                yield from self._live.new(lines)
 
     def descriptors(self) -> list[int]:
         """The pipe from the consumer."""

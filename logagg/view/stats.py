@@ -156,13 +156,7 @@ def batches(path: str, select: Select, since: bytes) -> Iterator[list[bytes]]:
         return
     series = files.open_series(path)
     try:
-        batch: list[bytes] = []
-        for line in files.all_lines(series, select, since):
-            batch.append(line)
-            if len(batch) >= 5_000:
-                yield batch
-                batch = []
-        yield batch
+        yield from files.all_lines(series, select, since)
     finally:
         series.close()
 
@@ -214,7 +208,7 @@ def as_segments(counts: Counts, top: int, zone: dt.tzinfo | None) -> list[Segmen
             render.local(instant, zone) for instant in (counts.first_ns, counts.last_ns)
         )
         span = span_text((counts.last_ns - counts.first_ns) / SECOND)
-        ends = f"{first:%Y-%m-%d %H:%M:%S} – {last:%Y-%m-%d %H:%M:%S}"  # noqa: RUF001
+        ends = f"{first:%Y-%m-%d %H:%M:%S} – {last:%Y-%m-%d %H:%M:%S}"
         shown.append(("", f"  {ends}  ({span})"))
     shown.append(("", "\n"))
     for name, values in counts.by.items():

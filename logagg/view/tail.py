@@ -27,12 +27,14 @@ from logagg.view.flow import Chosen, Context, Flow, Shape, last_matches
 from logagg.view.levels import STANDARD, number_in
 from logagg.view.match import Match, parse_line
 from logagg.view.render import Look
+from logagg.view.segments import Segment
 from logagg.view.sources import Source
 from logagg.view.terminal import ReaderGone, Terminal
 
 _HELD = 10_000  # lines kept while paused; older ones are dropped, counted
 _FLUSH_AFTER = 0.5  # seconds after which a row of repeats is shown though it may go on
 _CURSOR_INTERVAL = 1.0
+_TOGETHER_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,8 @@ class Printer:
             and plan.until is None
             and not terminal.is_terminal
         )
+        self._out: list[bytes] = []
+        self._held = 0
         self.shown = 0
         self.done = False
         self.cursor: Cursor | None = None
@@ -118,20 +122,41 @@ class Printer:
         """Show lines with what stands around them."""
         for item in items:
             if self.done:
-                return
-            if not item.line:
-                self._terminal.show([("rule", "--"), ("", "\n")])
-                continue
-            self._one(item)
+                break
+            if item.line:
+                self._one(item)
+            else:
+                self._show([("rule", "--"), ("", "\n")])
+        self._write()
 
     def rule(self, text: str) -> None:
         """Show a rule of the reader's own."""
         self.flush()
-        self._terminal.show(self._flow.mark(text))
+        self._show(self._flow.mark(text))
+        self._write()
 
     def flush(self) -> None:
         """Show what is held back."""
-        self._terminal.show(self._flow.flush())
+        self._show(self._flow.flush())
+        self._write()
+
+    def _show(self, shown: Sequence[Segment]) -> None:
+        if shown:
+            self._put(self._terminal.encoded(shown))
+
+    def _put(self, data: bytes) -> None:
+        """Write later: the records of one batch go out together."""
+        self._out.append(data)
+        self._held += len(data)
+        if self._held > _TOGETHER_BYTES:
+            self._write()
+
+    def _write(self) -> None:
+        data = b"".join(self._out)
+        self._out.clear()
+        self._held = 0
+        if data:
+            self._terminal.write(data)
 
     def _one(self, item: Chosen) -> None:
         record = parse_line(item.line)
@@ -140,7 +165,7 @@ class Printer:
         if self._json:
             self._show_json(item.line, record)
         else:
-            self._terminal.show(self._flow.feed(record))
+            self._show(self._flow.feed(record))
         self._remember(item.line)
         if item.context:
             return
@@ -159,7 +184,7 @@ class Printer:
         if self._terminal.is_terminal:
             text = segments.json_visible(line.decode("utf-8", "replace"))
             line = text.encode("utf-8", "backslashreplace")
-        self._terminal.write(line + b"\n")
+        self._put(line + b"\n")
 
     def _remember(self, line: bytes) -> None:
         if self._plan.cursor_file is not None:

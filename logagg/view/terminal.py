@@ -99,8 +99,12 @@ class Terminal:
             ReaderGone: The pipe is closed.
         """
         if segments:
-            text = paint(segments, self.color)
-            self.write(text.encode(self._encoding, "backslashreplace"))
+            self.write(self.encoded(segments))
+
+    def encoded(self, segments: Sequence[Segment]) -> bytes:
+        """What `show` writes; what the encoding does not know becomes an escape."""
+        text = paint(segments, self.color)
+        return text.encode(self._encoding, "backslashreplace")
 
     def note(self, text: str) -> None:
         """Say something of our own, on standard error, unless asked to be quiet."""

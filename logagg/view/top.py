@@ -14,6 +14,7 @@ from typing import Any
 
 from logagg.errors import ConsumerGone, LogaggError
 from logagg.view import live, segments
+from logagg.view.flow import span_text
 from logagg.view.segments import Segment
 from logagg.view.terminal import ReaderGone, Terminal
 
@@ -69,7 +70,8 @@ def tables(
             cells: list[str] = []
             old = earlier.get((row.get(key), row.get("pid")))
             for field, _ in used:
-                cells.append(_cell(row.get(field)))
+                value = row.get(field)
+                cells.append(str(value) if field == "pid" else _cell(value))
                 if field in _RATED:
                     cells.append(_rate(row, old, field, seconds))
             shown.append(cells)
@@ -102,12 +104,17 @@ def _rate(
 
 def summary(state: Mapping[str, Any]) -> str:
     """The consumer itself, on one line."""
-    parts = [
-        f"{name}={_cell(value)}"
-        for name, value in state.items()
-        if isinstance(value, (str, int, float))
+    parts = [f"run {_cell(state.get('run'))}", f"pid {state.get('pid', '?')}"]
+    uptime = state.get("uptime")
+    if isinstance(uptime, (int, float)):
+        parts.append(f"up {span_text(uptime)}")
+    names = ("records", "late", "pending", "viewers", "refused", "workers_ended")
+    parts += [
+        f"{state[name]:,} {name.replace('_', ' ')}"
+        for name in names
+        if isinstance(state.get(name), int)
     ]
-    return "logagg  " + "  ".join(parts)
+    return "  ".join(parts)
 
 
 def as_segments(state: Mapping[str, Any], found: Iterable[Table]) -> list[Segment]:
@@ -134,7 +141,7 @@ def as_segments(state: Mapping[str, Any], found: Iterable[Table]) -> list[Segmen
 def run(
     find: Callable[[], str | None], interval: float, *, once: bool, color: str
 ) -> int:
-    """Show the tables until Ctrl-C; return the exit status.
+    """Show the tables until Ctrl-C or `q`; return the exit status.
 
     Raises:
         ConsumerGone: No consumer answers (at the start; later its absence is shown).
@@ -142,67 +149,68 @@ def run(
     path = find()
     if path is None:
         raise ConsumerGone("no logagg is running here")
-    state = live.status(path)
-    with Terminal(color, quiet=False) as terminal:
-        if once or not terminal.is_terminal:
-            return _plain(terminal, path, state, interval, once=once)
-        return _full(terminal, find, state, interval)
+    look = _Look(find, live.status(path))
+    with Terminal(color, quiet=False, keys=not once) as terminal:
+        try:
+            if once or not terminal.is_terminal:
+                return _plain(terminal, look, interval, once=once)
+            return _full(terminal, look, interval)
+        except ReaderGone:
+            return 0
 
 
-def _plain(
-    terminal: Terminal,
-    path: str,
-    state: dict[str, Any],
-    interval: float,
-    *,
-    once: bool,
-) -> int:
-    before, asked = state, time.monotonic()
-    try:
-        while True:
-            if terminal.stopping:
-                return 130
-            terminal.wait(interval)
-            state, now = live.status(path), time.monotonic()
-            made = tables(state, before, now - asked)
-            terminal.show(as_segments(state, made))
-            if once:
-                return 0
-            before, asked = state, now
-    except ReaderGone:
-        return 0
+class _Look:
+    """The last two answers of a consumer, and the seconds between them."""
+
+    def __init__(self, find: Callable[[], str | None], state: dict[str, Any]) -> None:
+        self._find = find
+        self.state = self.before = state
+        self._asked = time.monotonic()
+        self.seconds = 0.0
+        self.gone = False
+
+    def again(self) -> None:
+        """Ask once more; when nobody answers the last answer stays."""
+        try:
+            state = live.status(self._find() or "")
+        except LogaggError:
+            self.gone = True
+            return
+        now = time.monotonic()
+        self.before, self.state = self.state, state
+        self.seconds, self._asked, self.gone = now - self._asked, now, False
+
+    def tables(self) -> list[Table]:
+        """What to show."""
+        return tables(self.state, self.before, self.seconds)
 
 
-def _full(
-    terminal: Terminal,
-    find: Callable[[], str | None],
-    state: dict[str, Any],
-    interval: float,
-) -> int:
+def _plain(terminal: Terminal, look: _Look, interval: float, *, once: bool) -> int:
+    while not terminal.stopping and "q" not in terminal.wait(interval):
+        look.again()
+        if look.gone:
+            raise ConsumerGone("the consumer has ended")
+        terminal.show(as_segments(look.state, look.tables()))
+        if once:
+            break
+    return 0
+
+
+def _full(terminal: Terminal, look: _Look, interval: float) -> int:
     try:
         from rich.console import Console
         from rich.live import Live as Screen
     except ImportError:
         terminal.note("pip install 'logagg-service[top]' gives a table that stays put")
-        path = find() or ""
-        return _plain(terminal, path, state, interval, once=False)
+        return _plain(terminal, look, interval, once=False)
     console = Console(no_color=not terminal.color, highlight=False)
-    before, asked, gone = state, time.monotonic(), False
     with Screen(console=console, screen=True, auto_refresh=False) as screen:
         while not terminal.stopping:
-            seconds = time.monotonic() - asked
-            screen.update(_rich(state, tables(state, before, seconds), gone))
-            screen.refresh()
-            terminal.wait(interval)
-            before, since = state, asked
-            asked = time.monotonic()
-            path = find() or ""
-            try:
-                state, gone = live.status(path), False
-            except LogaggError:
-                gone = True
-            asked = since if gone else asked
-    return 130
+            screen.update(_rich(look.state, look.tables(), look.gone), refresh=True)
+            if "q" in terminal.wait(interval):
+                break
+            look.again()
+    return 0
 
 
 def _rich(state: Mapping[str, Any], found: Iterable[Table], gone: bool) -> Any:

@@ -31,6 +31,7 @@ from time import CLOCK_MONOTONIC, clock_gettime
 import aiofiles.threadpool
 from aiofiles.threadpool.binary import AsyncFileIO
 
+from logagg.errors import ConfigError
 from logagg_sinks import _tail
 from logagg_sinks._lane import Lane
 from logagg_sinks._place import Opened, Ownership, Place
@@ -79,6 +80,7 @@ class Appender:
         self._handle: AsyncFileIO | None = None
         self._raw: io.FileIO | None = None
         self._fd = -1
+        self._carried = b""  # what must go into the file before anything else
         self._looked = 0.0  # when the name was last compared with the file
         self._safe = 0  # the size at that moment
 
@@ -91,7 +93,7 @@ class Appender:
     def due(self) -> bool:
         """Whether `look` has something to do."""
         since = clock_gettime(CLOCK_MONOTONIC) - self._looked
-        return self.dirty or since >= LOOK_INTERVAL
+        return self.dirty or bool(self._carried) or since >= LOOK_INTERVAL
 
     def open(self, ownership: Ownership | None = None) -> None:
         """Open the file, or make it; mend a torn last line.
@@ -106,6 +108,7 @@ class Appender:
         self._adopt(opened)
         if self.regular and self.size:
             self._mend()
+        self._carry()
         self._looked, self._safe = clock_gettime(CLOCK_MONOTONIC), self.size
 
     def find_place(self) -> Place:
@@ -138,13 +141,17 @@ class Appender:
                 self.path,
                 self.size - keep,
             )
+        self._carried = extra + self._carried
+        if keep < self.size:
             os.ftruncate(self._fd, keep)
         self.size = keep
-        if extra:
-            self._append(extra)
 
-    def _append(self, data: bytes) -> None:
-        """Write all of it from this thread; on failure nothing of it stays."""
+    def _carry(self) -> None:
+        """Append what comes from a mended end or a deleted file.
+
+        On failure nothing of it is in the file, and it is tried again at the next look.
+        """
+        data = self._carried
         view = memoryview(data)
         try:
             while view:
@@ -154,6 +161,7 @@ class Appender:
             self.settle()
             raise
         self.size += len(data)
+        self._carried = b""
 
     async def write(self, data: bytes, start: int, end: int) -> None:
         """Append `data[start:end]`, whole lines.
@@ -180,7 +188,12 @@ class Appender:
 
     def copy_fd(self) -> int:
         """A descriptor of the open file, to be closed by the caller; -1 when closed."""
-        return os.dup(self._fd) if self._fd != -1 and self.regular else -1
+        if self._fd == -1 or not self.regular:
+            return -1
+        try:
+            return os.dup(self._fd)
+        except OSError:  # it is being closed, in the thread
+            return -1
 
     def settle(self, *, keep_lines: bool = False) -> None:
         """Take out what a failed or cancelled write left.
@@ -214,6 +227,7 @@ class Appender:
             self.open()
             return
         self.settle()
+        self._carry()
         if not self.regular:
             self._looked = clock_gettime(CLOCK_MONOTONIC)
             return
@@ -231,30 +245,41 @@ class Appender:
         When the old file has no name any more, what it got since the last look is
         carried over.
         """
-        carried = b""
         if self._handle is not None and self.regular:
             self.settle()
             mine = os.fstat(self._fd)
             if mine.st_nlink == 0 and mine.st_size > self._safe:
-                carried = _read(self._fd, self._safe, mine.st_size)
-        self.close()
+                self._carried += _read(self._fd, self._safe, mine.st_size)
+        self._shut()
         self.open()
-        if carried:
-            self._append(carried)
 
     def rotate(self, rename: Callable[[Place], None]) -> None:
         """Let `rename` move the file out of the way, then start a new one."""
         assert self.place is not None
         self.settle()
         before = os.fstat(self._fd)
+        there = self.place.status(self.name)
+        if there is None or not os.path.samestat(before, there):
+            self.reopen()  # somebody else has moved it out of the way
+            return
         rename(self.place)
         place, self.place = self.place, None
-        self.close()
+        self._shut()
         self.place = place
         self.open(_like(before))
 
     def close(self) -> None:
         """Close the file; whole lines stay. May be called twice."""
+        if self._carried:
+            try:
+                self.look()
+            except (OSError, ConfigError) as error:
+                lost = self._carried.count(b"\n")
+                log.warning("%s: %d records are lost: %s", self.path, lost, error)
+                self._carried = b""
+        self._shut()
+
+    def _shut(self) -> None:
         if self._handle is not None:
             try:
                 self.settle(keep_lines=True)

@@ -6,11 +6,12 @@ import enum
 import importlib
 import os
 import zlib
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from logagg.errors import ConfigError
 
-__all__ = ["Compression", "compress", "require"]
+__all__ = ["Compression", "compress", "expand", "kind_of", "require"]
 
 CHUNK_BYTES = 256 * 1024
 """Small enough that the lock of the interpreter is free most of the time."""
@@ -52,6 +53,24 @@ def _zstd() -> _Compressor:
     return found
 
 
+def _unzstd() -> Callable[[bytes], bytes]:
+    try:
+        module: Any = importlib.import_module("compression.zstd")
+    except ImportError:
+        _zstd()  # says what to install
+        module = importlib.import_module("zstandard")
+
+        def expand(data: bytes) -> bytes:
+            try:
+                return bytes(module.ZstdDecompressor().decompressobj().decompress(data))
+            except module.ZstdError as error:
+                raise ValueError(error) from error
+
+        return expand
+    found: Callable[[bytes], bytes] = module.decompress
+    return found
+
+
 def require(kind: Compression) -> None:
     """Check that the compression is there.
 
@@ -85,3 +104,20 @@ def compress(kind: Compression, source: int, target: int) -> int:
         if not data:
             os.fsync(target)
             return total
+
+
+def kind_of(name: str) -> Compression | None:
+    """How a file of this name is compressed."""
+    return next((kind for kind in Compression if name.endswith(kind.suffix)), None)
+
+
+def expand(kind: Compression, source: int) -> bytes:
+    """All of a compressed file, given its descriptor; nothing when it is damaged."""
+    with open(source, "rb", closefd=False) as file:
+        data = file.read()
+    try:
+        if kind is Compression.GZIP:
+            return zlib.decompress(data, 31)
+        return _unzstd()(data)
+    except (ConfigError, zlib.error, ValueError, RuntimeError):
+        return b""

@@ -101,7 +101,7 @@ def load(
             continue
         try:
             encoded, group, size = encode(line)
-        except ValueError as error:
+        except (ValueError, TypeError, RecursionError) as error:
             refused.append((end, line, f"not a record: {error}"))
             position = end
             continue

@@ -12,18 +12,20 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
 import aiohttp
+import aiohttp.abc
+import aiohttp.payload
 from yarl import URL
 
 from logagg.errors import ConfigError
 
-__all__ = ["Client", "Deadlines", "Failure", "Response", "Tls", "check_target"]
+__all__ = ["Client", "Deadlines", "Response", "SendError", "Tls", "check_target"]
 
 DIAGNOSTIC_BYTES = 64 * 1024
 """How much of an answer that is not parsed is kept."""
@@ -111,15 +113,15 @@ class Response:
         return self.body[:DIAGNOSTIC_BYTES].decode("utf-8", "replace")
 
 
-class Failure(Exception):
+class SendError(Exception):
     """No answer, or none that can be used.
 
     Attributes:
         ambiguous: The target may have taken what was sent.
         hold: Trying again will not help before somebody sees to it.
         too_large: The answer was larger than allowed.
-        cut_off: The target closed the connection while the body was being sent, as
-            some do with a body that is too large.
+        cut_off: The target reset the connection before it answered, as some do when
+            a body is too large.
     """
 
     def __init__(
@@ -155,6 +157,40 @@ class _Phase:
         if self.name != _READING:
             self.name = name
             self.timeout.reschedule(self._until(seconds))
+
+
+class _Body(aiohttp.payload.Payload):
+    """A body that marks the phases of its sending, and can be broken off.
+
+    A connection that is only closed would wait for a target that never reads.
+    """
+
+    _value: bytes
+    _autoclose = True
+
+    def __init__(self, value: bytes, phase: _Phase, deadlines: Deadlines) -> None:
+        super().__init__(value)
+        self._size = len(value)
+        self._phase = phase
+        self._deadlines = deadlines
+        self.transport: asyncio.Transport | None = None
+        self.sent = False
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return self._value.decode(encoding, errors)
+
+    async def write(self, writer: aiohttp.abc.AbstractStreamWriter) -> None:
+        self.transport = getattr(writer, "transport", None)
+        self._phase.enter(_SENDING, self._deadlines.write)
+        for at in range(0, len(self._value), _CHUNK):
+            await writer.write(self._value[at : at + _CHUNK])
+        self.sent = True
+        self._phase.enter(_WAITING, self._deadlines.answer)
+
+    def abort(self) -> None:
+        """Break the connection off, if there still is one that was written to."""
+        if self.transport is not None:
+            self.transport.abort()
 
 
 class Client:
@@ -197,21 +233,22 @@ class Client:
             path: Another path at the same target.
 
         Raises:
-            Failure: There is no answer that can be used.
+            SendError: There is no answer that can be used.
         """
         session = await self._ready()
         url = self.url.update_query(query) if query else self.url
         if path:
             url = url.with_path(path)
         phase = _Phase(self._deadlines)
+        content = _Body(body, phase, self._deadlines)
         try:
             async with (
                 phase.timeout,
                 session.request(
                     method,
                     url,
-                    data=self._pieces(body, phase),
-                    headers={**headers, "Content-Length": str(len(body))},
+                    data=content,
+                    headers=headers,
                     allow_redirects=False,
                     ssl=self._context or True,
                     server_hostname=self._tls.server_name or None,
@@ -219,19 +256,18 @@ class Client:
                 ) as answer,
             ):
                 phase.enter(_READING, self._deadlines.total)
-                return await _read(answer)
+                response = await _read(answer)
+            if content.sent:
+                content.transport = None  # it is kept for the next request
         except TimeoutError:
-            raise Failure(
+            raise SendError(
                 f"timed out while {phase.name}", ambiguous=phase.name != _CONNECTING
             ) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _failure(error, phase.name) from None
-
-    async def _pieces(self, body: bytes, phase: _Phase) -> AsyncIterator[bytes]:
-        phase.enter(_SENDING, self._deadlines.write)
-        for at in range(0, len(body), _CHUNK):
-            yield body[at : at + _CHUNK]
-        phase.enter(_WAITING, self._deadlines.answer)
+        finally:
+            content.abort()
+        return response
 
     async def _ready(self) -> aiohttp.ClientSession:
         state = self._tls.state() if self.url.scheme == "https" else ()
@@ -243,7 +279,7 @@ class Client:
                 self._context = await asyncio.to_thread(self._tls.context)
             except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
                 why = getattr(error, "strerror", None) or error
-                raise Failure(
+                raise SendError(
                     f"cannot use the files for TLS: {why}", hold=True
                 ) from None
         self._state = state
@@ -278,7 +314,7 @@ async def _read(answer: aiohttp.ClientResponse) -> Response:
         body += chunk
         if len(body) > PARSED_BYTES:
             answer.close()
-            raise Failure(
+            raise SendError(
                 f"the answer (status {answer.status}) is larger than "
                 f"{PARSED_BYTES} bytes",
                 ambiguous=True,
@@ -289,25 +325,26 @@ async def _read(answer: aiohttp.ClientResponse) -> Response:
     return Response(answer.status, headers, bytes(body))
 
 
-def _failure(error: Exception, phase: str) -> Failure:
+def _failure(error: Exception, phase: str) -> SendError:
     """Say what went wrong without the URL, which may hold secrets."""
     ambiguous = phase != _CONNECTING
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         why = error.certificate_error
-        return Failure(f"the target's certificate is refused: {why}", hold=True)
+        return SendError(f"the target's certificate is refused: {why}", hold=True)
     if isinstance(error, aiohttp.ClientHttpProxyError):
         refused = error.status in (401, 403, 407)
-        return Failure(f"the proxy answered {error.status}", hold=refused)
+        return SendError(f"the proxy answered {error.status}", hold=refused)
     if isinstance(error, aiohttp.ClientConnectorError):
-        return Failure(f"cannot connect: {error.os_error.strerror or error.os_error}")
-    cut_off = phase == _SENDING
+        why = error.os_error
+        return SendError(f"cannot connect: {why.strerror or type(why).__name__}")
+    cut_off = phase in (_SENDING, _WAITING)
     if isinstance(error, aiohttp.ServerDisconnectedError):
         what = "connection closed"
-    elif isinstance(error, OSError) and error.strerror:
-        what = error.strerror
+    elif isinstance(error, OSError) and error.errno:
+        what = os.strerror(error.errno)  # aiohttp's own text names the URL
     else:
         what = type(error).__name__
-    return Failure(f"{what} while {phase}", ambiguous=ambiguous, cut_off=cut_off)
+    return SendError(f"{what} while {phase}", ambiguous=ambiguous, cut_off=cut_off)
 
 
 def check_target(url: str, *, what: str) -> None:

@@ -24,67 +24,31 @@ dead letters, which are touched by the sink's own thread only (`run`).
 from __future__ import annotations
 
 import asyncio
-import enum
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from logagg import wire
+from logagg_sinks._ages import Ages
 from logagg_sinks._batching import Item, Load, cut, is_older, load, shorten
-from logagg_sinks._deadletter import DeadLetters
 from logagg_sinks._exchange import Exchange, Run
+from logagg_sinks._health import Health, State
+from logagg_sinks._ledger import Ledger, Letters, Refused
 from logagg_sinks._retry import Action, Backoff
-from logagg_sinks._spool import Spool, SpoolFull
+from logagg_sinks._spool import Spool, SpoolFullError
 from logagg_sinks._target import HttpOptions, Target, Verdict
 
-__all__ = ["Delivery", "Health", "State"]
+__all__ = ["Delivery"]
 
 log = logging.getLogger("logagg.network")
 
 _INBOX_INTERVAL = 10.0
-_CUT_OFF_LIMIT = 3  # so many connections closed while sending mean: too large
+_CUT_OFF_LIMIT = 3  # so many resets in a row, for so many bytes, mean: too large
+_CUT_OFF_BYTES = 64 * 1024
 _SMALLEST_LIMIT = 1024
 
 
-class State(enum.Enum):
-    """How a network sink is."""
-
-    OK = "ok"
-    RETRYING = "retrying"
-    """The target fails; it is tried again and again."""
-    THROTTLED = "throttled"
-    """The target asked us to wait."""
-    SUSPENDED = "suspended"
-    """The target refuses everything until somebody sees to it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """How a network sink is, for status and metrics.
-
-    Attributes:
-        state: How it is.
-        until: When the next attempt is made, in seconds since the epoch; 0 when it is
-            not waiting.
-        last_error: What failed last; it stays after the sink has recovered.
-        queued_records: How many records are not delivered yet.
-        queued_bytes: How many bytes that are.
-        in_flight: How many records are in the request at hand.
-        oldest_age: How old the first record that is not delivered is, in seconds.
-    """
-
-    state: State
-    until: float
-    last_error: str
-    queued_records: int
-    queued_bytes: int
-    in_flight: int
-    oldest_age: float
-
-
-class _Stopped(Exception):
+class _StoppedError(Exception):
     """The end has come, and the last attempt has failed."""
 
 
@@ -114,7 +78,7 @@ class Delivery:
         exchange: Exchange,
         options: HttpOptions,
         spools: list[Spool],
-        letters: DeadLetters | None,
+        letters: Letters | None,
         inboxes: Callable[[], Sequence[Spool]],
         run: Run,
         count: Callable[[str, int], None],
@@ -147,11 +111,11 @@ class Delivery:
         self._hurry = asyncio.Event()  # cuts a pause short
         self._waiters: list[asyncio.Future[None]] = []
         self._closing = False
+        self._asleep = False  # nothing waits, so nothing will be due by age
         self._flush_to = 0
-        self._marks: deque[tuple[int, float]] = deque()  # own spool: (end, accepted at)
+        self._ages = Ages(options.batch_age)  # of what waits in the own spool
         self._looked = 0.0
-        self._unsettled: deque[int] = deque()  # of the batch in hand, in order
-        self._settled: set[int] = set()
+        self._ledger = Ledger()
         for spool in spools:
             if spool.records:
                 count("recovered", spool.records)
@@ -164,7 +128,7 @@ class Delivery:
         while True:
             try:
                 await self._run(lambda: self._own.append(data, records))
-            except SpoolFull:
+            except SpoolFullError:
                 if not told:
                     told = True
                     self._count("spool_full", 1)
@@ -173,8 +137,9 @@ class Delivery:
             else:
                 break
         self._count("accepted", records)
-        self._mark()
-        if self._is_due(self._own) or len(self._marks) == 1:
+        if self._own.records < self._options.batch_records:
+            self._ages.note(self._own.end, self._time())
+        if self._is_due(self._own) or self._asleep:
             self._wake.set()
 
     async def flush(self) -> None:
@@ -203,8 +168,8 @@ class Delivery:
         age = 0.0
         if self._first:
             age = max(0.0, self._clock() - wire.key_ns(self._first) / 1e9)
-        elif self._marks:
-            age = asyncio.get_running_loop().time() - self._marks[0][1]
+        elif self._own.records:
+            age = max(0.0, self._options.batch_age - self._age_left())
         return Health(
             state=self._state,
             until=self._until,
@@ -238,7 +203,7 @@ class Delivery:
                     return
                 else:
                     await self._wait()
-        except _Stopped:
+        except _StoppedError:
             return
 
     def _is_due(self, spool: Spool) -> bool:
@@ -253,27 +218,17 @@ class Delivery:
             return True
         return self._age_left() <= 0
 
-    def _mark(self) -> None:
-        now = asyncio.get_running_loop().time()
-        gap = self._options.batch_age / 8
-        if self._own.records < self._options.batch_records and (
-            not self._marks or self._marks[-1][1] + gap < now
-        ):
-            self._marks.append((self._own.end, now))
-
     def _age_left(self) -> float:
         """Seconds until the first record of the own spool has waited long enough."""
-        while self._marks and self._marks[0][0] <= self._own.start:
-            end, at = self._marks.popleft()
-            if not self._marks and end < self._own.end:
-                self._marks.append((self._own.end, at))
-        if not self._marks:
-            return 0.0
-        now = asyncio.get_running_loop().time()
-        return self._marks[0][1] + self._options.batch_age - now
+        return self._ages.left(self._own.start, self._own.end, self._time())
+
+    @staticmethod
+    def _time() -> float:
+        return asyncio.get_running_loop().time()
 
     async def _wait(self) -> None:
-        left = self._age_left() if self._own.records else _INBOX_INTERVAL
+        self._asleep = not self._own.records
+        left = _INBOX_INTERVAL if self._asleep else self._age_left()
         self._wake.clear()
         self._first = b""
         try:
@@ -283,7 +238,7 @@ class Delivery:
             pass
 
     async def _look_for_inboxes(self) -> None:
-        now = asyncio.get_running_loop().time()
+        now = self._time()
         if self._looked and now < self._looked + _INBOX_INTERVAL:
             return
         self._looked = now
@@ -337,8 +292,7 @@ class Delivery:
     async def _batch(self, spool: Spool) -> None:
         found = await self._run(lambda: self._load(spool))
         ends = [item.end for item in found.items] + [end for end, *_ in found.refused]
-        self._unsettled = deque(sorted(ends))
-        self._settled = set()
+        self._ledger = Ledger(ends)
         if not ends:  # files vanished
             lost = spool.records
             self._count("dropped", lost)
@@ -366,7 +320,7 @@ class Delivery:
                 stack.append([piece[index] for index in verdict.again])
         elif verdict.action in (Action.SPLIT, Action.BISECT) and len(piece) > 1:
             self._count("splits", 1)
-            if verdict.action is Action.SPLIT and not verdict.cut_off:
+            if verdict.action is Action.SPLIT:
                 self._limit = max(min(self._limit, size // 2), _SMALLEST_LIMIT)
             stack += reversed(cut(piece))
         else:
@@ -378,7 +332,7 @@ class Delivery:
         """Send a piece until there is nothing to wait for; return what is left of it.
 
         Raises:
-            _Stopped: The end has come.
+            _StoppedError: The end has come.
         """
         failures = cut_off = 0
         while True:
@@ -397,7 +351,7 @@ class Delivery:
                 piece = [piece[index] for index in verdict.again]
                 verdict = Verdict(Action.RETRY, verdict.reason, asked=verdict.asked)
             cut_off = cut_off + 1 if verdict.cut_off else 0
-            if cut_off >= _CUT_OFF_LIMIT and len(piece) > 1:
+            if cut_off >= _CUT_OFF_LIMIT and len(piece) > 1 and _is_large(piece):
                 verdict.action = Action.SPLIT
             if verdict.action not in (Action.RETRY, Action.HOLD):
                 self._recovered()
@@ -421,7 +375,7 @@ class Delivery:
         return [item for item in piece if not is_older(item.line, oldest)]
 
     async def _pause(self, verdict: Verdict, *, last: bool) -> None:
-        """Wait before the next attempt. Raises `_Stopped` when there is none."""
+        """Wait before the next attempt. Raises `_StoppedError` when there is none."""
         if verdict.action is Action.HOLD:
             seconds = max(self._options.probe_interval, verdict.asked or 0.0)
             state = State.SUSPENDED
@@ -433,7 +387,7 @@ class Delivery:
         self._failing = True
         self._changed()
         if last:
-            raise _Stopped
+            raise _StoppedError
         if not self._closing:
             self._hurry.clear()
             await _first_of(self._sleep(seconds), self._hurry.wait())
@@ -483,17 +437,15 @@ class Delivery:
                 uncounted,
                 verdict.text,
             )
+        elif verdict.warning:
+            log.warning("sink %s: the target says: %s", self._name, verdict.text)
         self._count("acked", len(good) - uncounted)
-        await self._settled_now(spool, good)
+        await self._settle_in(spool, good)
 
-    async def _settled_now(self, spool: Spool, ends: Sequence[int]) -> None:
-        self._settled.update(ends)
-        records = 0
-        position = spool.start
-        while self._unsettled and self._unsettled[0] in self._settled:
-            position = self._unsettled.popleft()
-            records += 1
-        if records:
+    async def _settle_in(self, spool: Spool, ends: Sequence[int]) -> None:
+        settled = self._ledger.settle(ends)
+        if settled is not None:
+            position, records = settled
             await self._run(lambda: spool.done(position, records))
         self._changed()
 
@@ -510,7 +462,7 @@ class Delivery:
     async def _refuse(
         self,
         spool: Spool,
-        lines: Sequence[tuple[int, bytes, str]],
+        lines: Sequence[Refused],
         verdict: Verdict | None = None,
     ) -> None:
         """Make dead letters; for as long as the disk refuses them, try again."""
@@ -518,7 +470,7 @@ class Delivery:
         attempt = 0
         while letters is not None:
             try:
-                await self._run(lambda: self._write_letters(letters, lines, verdict))
+                await self._run(lambda: letters.write(lines, verdict))
                 break
             except OSError as error:
                 why = f"cannot write dead letters: {error.strerror or error}"
@@ -527,28 +479,11 @@ class Delivery:
                     Verdict(Action.RETRY, why), last=self._closing and attempt > 1
                 )
         self._count("dropped" if letters is None else "dead_lettered", len(lines))
-        await self._settled_now(spool, [end for end, *_ in lines])
+        await self._settle_in(spool, [end for end, *_ in lines])
 
-    def _write_letters(
-        self,
-        letters: DeadLetters,
-        lines: Sequence[tuple[int, bytes, str]],
-        verdict: Verdict | None,
-    ) -> None:
-        about: dict[str, Any] = {
-            "time": wire.timestamp(int(self._clock() * 1e9)).decode(),
-            "sink": self._name,
-        }
-        answer: dict[str, Any] = {}
-        if verdict is not None and verdict.status:
-            answer = {"status": verdict.status, "response": verdict.text[:1024]}
-        answer["attempts"] = verdict.attempts if verdict is not None else 0
-        lost = letters.lost
-        letters.add(
-            (line, about | {"reason": reason} | answer) for _, line, reason in lines
-        )
-        if letters.lost > lost:
-            self._count("dead_letters_overwritten", letters.lost - lost)
+
+def _is_large(piece: Sequence[Item]) -> bool:
+    return sum(item.size for item in piece) > _CUT_OFF_BYTES
 
 
 async def _first_of(*calls: Awaitable[Any]) -> None:

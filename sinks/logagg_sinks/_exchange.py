@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from logagg_sinks._batching import Item
-from logagg_sinks._client import Client, Failure, Response
+from logagg_sinks._client import Client, Response, SendError
 from logagg_sinks._compress import Compression, compress, weaker
 from logagg_sinks._retry import Action, Kind, hint
 from logagg_sinks._secret import Secrets
@@ -29,6 +29,7 @@ class Run(Protocol):
         """Run it there and wait for its result."""
 
 
+_QUESTIONS = 30  # Vector asks as often before it takes a batch as lost
 _SCHEMES = {"bearer": "Bearer", "apikey": "ApiKey", "splunk": "Splunk"}
 
 
@@ -102,6 +103,7 @@ class Exchange:
         options: The sink's options.
         run: Runs what blocks.
         clock: Seconds since the epoch.
+        sleep: Waits so many seconds.
         count: Adds to a counter.
     """
 
@@ -115,8 +117,10 @@ class Exchange:
         *,
         run: Run,
         clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[Any]],
         count: Callable[[str, int], None],
     ) -> None:
+        self._sleep = sleep
         self._target = target
         self._client = client
         self._credentials = credentials
@@ -127,7 +131,8 @@ class Exchange:
         self._count = count
         self._wanted = options.compress or target.compressions[0]
         self.compression = self._wanted
-        self._proven = self._wanted is Compression.NONE
+        # Where a target documents a compression a 400 is not about that.
+        self._proven = self._wanted is target.compressions[0]
 
     async def send(self, items: Sequence[Item], name: str) -> Verdict:
         """Send records as one request, under a name; say what became of them."""
@@ -135,7 +140,7 @@ class Exchange:
             used = self.compression
             try:
                 answer, coding = await self._once(items, name, used)
-            except Failure as failure:
+            except SendError as failure:
                 return self._failed(failure)
             except OSError as error:  # a secret is not where it should be
                 return Verdict(Action.HOLD, self._clean(str(error)))
@@ -151,7 +156,27 @@ class Exchange:
                 now=self._clock(),
                 most=self._options.retry_after_max,
             )
+            if verdict.receipt and verdict.action is Action.OK:
+                await self._confirm(verdict)
             return verdict
+
+    async def _confirm(self, verdict: Verdict) -> None:
+        """Ask about a receipt until the target says yes; else it must be sent again."""
+        path, body = self._target.question(verdict.receipt)
+        for _ in range(_QUESTIONS):
+            await self._sleep(self._target.receipt_interval)
+            try:
+                headers = self._target.headers((), "") | {"User-Agent": user_agent()}
+                headers |= self._credentials.headers(body)
+                answer = await self._client.send("POST", body, headers, {}, path=path)
+            except (SendError, OSError) as error:
+                verdict.reason = self._clean(str(error))
+                continue
+            if self._target.confirmed(answer, verdict.receipt):
+                return
+            verdict.reason = f"not acknowledged yet (status {answer.status})"
+        verdict.action = Action.RETRY
+        verdict.ambiguous = True
 
     def _retreat(self, verdict: Verdict, coding: str) -> bool:
         """Whether to send again, compressed less, because of an answer."""
@@ -190,7 +215,7 @@ class Exchange:
         self._count("bytes_sent", len(body))
         return answer, coding
 
-    def _failed(self, failure: Failure) -> Verdict:
+    def _failed(self, failure: SendError) -> Verdict:
         action = Action.HOLD if failure.hold else Action.RETRY
         if failure.too_large and self._target.kind is Kind.OTLP:
             action = Action.DEAD  # OTLP says that this may not be tried again

@@ -121,7 +121,12 @@ class LogFile:
             place.close()
 
     async def write(
-        self, data: bytes, start: int, progress: Callable[[int], None]
+        self,
+        data: bytes,
+        start: int,
+        progress: Callable[[int], None],
+        *,
+        urgent: bool = False,
     ) -> None:
         """Append whole lines from `start`, rotating where it is due.
 
@@ -129,6 +134,7 @@ class LogFile:
             data: Whole lines.
             start: How many bytes of them are written already.
             progress: Told how many are, each time that a rotation comes between.
+            urgent: There is a critical record among them.
 
         Raises:
             ConfigError: The file's name leads to what is not safe to write to.
@@ -149,7 +155,7 @@ class LogFile:
             try:
                 await file.write(data, start, end)
                 try:
-                    await self._sync.written(file, data)
+                    await self._sync.written(file, urgent=urgent)
                 except OSError:
                     file.take_back(before)
                     raise

@@ -29,9 +29,11 @@ from logagg.sinks import SinkURL
 from logagg_sinks._client import Client, Deadlines, Tls, check_target
 from logagg_sinks._compress import Compression, zstd_or_refuse
 from logagg_sinks._deadletter import DeadLetters
-from logagg_sinks._delivery import Delivery, Health, State
+from logagg_sinks._delivery import Delivery
 from logagg_sinks._exchange import Credentials, Exchange
+from logagg_sinks._health import Health, State
 from logagg_sinks._lane import Lane
+from logagg_sinks._ledger import Letters
 from logagg_sinks._options import make, query, read
 from logagg_sinks._parked import DEAD_LETTERS, claim, inboxes, name_of, root
 from logagg_sinks._secret import Secrets, check, looks_secret
@@ -115,7 +117,7 @@ class NetworkSink(Sink):
         self._client: Client | None = None
         self._delivery: Delivery | None = None
         self._task: asyncio.Task[None] | None = None
-        self._letters: DeadLetters | None = None
+        self._letters: Letters | None = None
 
     def make_target(self) -> Target:
         """The kind of target that this sink sends to."""
@@ -246,6 +248,7 @@ class NetworkSink(Sink):
             options,
             run=self._run,
             clock=self._now,
+            sleep=self.sleep,
             count=self.count,
         )
         self._delivery = Delivery(
@@ -259,8 +262,8 @@ class NetworkSink(Sink):
             run=self._run,
             count=self.count,
             clock=self._now,
-            sleep=lambda seconds: self.sleep(seconds),
-            chance=lambda: self.chance(),
+            sleep=self.sleep,
+            chance=self.chance,
         )
         self._task = asyncio.create_task(self._delivery.run(), name=self._shown)
 
@@ -276,7 +279,7 @@ class NetworkSink(Sink):
         parts = urlsplit(self._base)
         path = parts.path
         if path in ("", "/"):
-            path = self.target.default_path or path
+            path = self.target.default_path or "/"
         return urlunsplit(parts._replace(path=path))
 
     def _credentials(self) -> Credentials:
@@ -303,9 +306,12 @@ class NetworkSink(Sink):
             return [MemorySpool(options.spool_bytes)]
         own, others = claim(self.folder, self.url, options.spool_bytes)
         if options.dead_letter_bytes:
-            self._letters = DeadLetters(
-                self.folder / f"{DEAD_LETTERS}{own.folder.name}.ndjson",
-                options.dead_letter_bytes,
+            path = self.folder / f"{DEAD_LETTERS}{own.folder.name}.ndjson"
+            self._letters = Letters(
+                DeadLetters(path, options.dead_letter_bytes),
+                self._shown,
+                self._now,
+                self.count,
             )
         torn = sum(spool.torn for spool in (own, *others))
         if torn:

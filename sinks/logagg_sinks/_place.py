@@ -170,16 +170,20 @@ class Place:
                 raise self._refusal(name, error) from error
             try:
                 status = os.fstat(fd)
-                if status.st_nlink == 0 and stat.S_ISREG(status.st_mode):
+                self._inspect(name, status, ownership)
+                there = self.status(name)
+                if there is None or not os.path.samestat(there, status):
+                    # Replaced since, or a link to it was taken away so that it looks
+                    # as if it had one name only: look again.
                     os.close(fd)
                     continue
-                self._inspect(name, status, ownership)
+                self._inspect(name, os.fstat(fd), ownership)
                 os.set_blocking(fd, True)
             except BaseException:
                 os.close(fd)
                 raise
             return Opened(fd, status, created)
-        raise ConfigError(f"file {self.path / name} is replaced all the time")
+        raise OSError(errno.EBUSY, f"{self.path / name} is replaced all the time")
 
     def _create(self, name: str, ownership: Ownership) -> int:
         flags = _FLAGS | os.O_NOFOLLOW | os.O_CREAT | os.O_EXCL

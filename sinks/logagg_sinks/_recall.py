@@ -2,20 +2,26 @@
 
 The lines of a file are in the order of time but for late ones, which stand behind lines
 with later stamps. So files are read backwards, newest first, until a whole block has
-only lines older than the instant by MARGIN_BYTES; what is compressed is not read.
+only lines older than the instant by MARGIN_BYTES. A compressed file cannot be read
+backwards: it is unpacked whole, and only if the instant may be in it.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from logagg.wire import KEY_END, PREFIX, identity
+from logagg_sinks import _archive
 
 __all__ = ["recall"]
 
 BLOCK_BYTES = 1024 * 1024
+MOST_BYTES = 64 * 1024 * 1024
+"""How much of a log is read at the most; records parked for longer may come twice."""
+MOST_PACKED_BYTES = 8 * 1024 * 1024
+"""A larger compressed file is not unpacked: about 100 MB of records."""
 MARGIN_BYTES = 4 * 1024 * 1024
 """How much of older lines is read beyond, for late ones among them."""
 
@@ -30,27 +36,50 @@ def recall(logs: Iterable[list[Path]], since: bytes) -> frozenset[bytes]:
     found: set[bytes] = set()
     for paths in logs:
         older = 0
+        left = MOST_BYTES
         for path in paths:
-            if older > MARGIN_BYTES:
+            if older > MARGIN_BYTES or left <= 0:
                 break
             try:
                 file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             except OSError:
                 continue
             try:
-                older = _backwards(file, since, found, older)
+                size = os.fstat(file).st_size
+                read: Callable[[slice], bytes]
+                kind = _archive.kind_of(path.name)
+                if kind is not None and size <= MOST_PACKED_BYTES:
+                    data = _archive.expand(kind, file)
+                    size, read = len(data), data.__getitem__
+                elif kind is None:
+                    read = _reader(file)
+                else:
+                    break
+                left -= size
+                older = _backwards(size, read, since, found, older)
             finally:
                 os.close(file)
     return frozenset(found)
 
 
-def _backwards(file: int, since: bytes, found: set[bytes], older: int) -> int:
+def _reader(file: int) -> Callable[[slice], bytes]:
+    return lambda part: os.pread(file, part.stop - part.start, part.start)
+
+
+def _backwards(
+    size: int,
+    read: Callable[[slice], bytes],
+    since: bytes,
+    found: set[bytes],
+    older: int,
+) -> int:
     """Read one file from its end; return how many bytes of older lines were met."""
-    end = os.fstat(file).st_size
+    end = size
     rest = b""
-    while end > 0 and older <= MARGIN_BYTES:
+    bottom = max(0, end - MOST_BYTES)
+    while end > bottom and older <= MARGIN_BYTES:
         start = max(0, end - BLOCK_BYTES)
-        block = os.pread(file, end - start, start) + rest
+        block = read(slice(start, end)) + rest
         end = start
         lines = block.split(b"\n")
         rest = lines.pop(0) if start else b""

@@ -8,7 +8,7 @@ position is found without an index, and a missing file is a hole, not a puzzle.
 
     lock       held by the process that uses the spool; its text is the pid
     id         makes the names of batches unique
-    cursor     {"start": what is delivered up to here, "until": end of the batch in hand}
+    cursor     {"start": delivered up to here, "until": end of the batch in hand}
     00000000000000000000.ndjson …   the records, as in a log file
 
 Guarantees: what `append` returned from survives the death of the process (not a power
@@ -32,14 +32,14 @@ from typing import Protocol
 
 import msgspec
 
-__all__ = ["DiskSpool", "MemorySpool", "Spool", "SpoolFull"]
+__all__ = ["DiskSpool", "MemorySpool", "Spool", "SpoolFullError"]
 
 SEGMENT_BYTES = 8 * 1024 * 1024
 _LONGEST_READ = 64 * 1024 * 1024
 _SUFFIX = ".ndjson"
 
 
-class SpoolFull(Exception):
+class SpoolFullError(Exception):
     """There is no room until something was delivered."""
 
 
@@ -66,7 +66,7 @@ class Spool(Protocol):
     records: int
 
     def append(self, data: bytes, records: int) -> None:
-        """Add whole lines. Raises `SpoolFull` or OSError, and then added nothing."""
+        """Add whole lines, or raise `SpoolFullError` or OSError and add nothing."""
 
     def read(self, position: int, most: int) -> tuple[int, bytes]:
         """Read whole lines of about so many bytes, one at least if there is one.
@@ -97,7 +97,7 @@ class MemorySpool:
     def append(self, data: bytes, records: int) -> None:
         """Add whole lines."""
         if self.records and self.end - self.start + len(data) > self._most:
-            raise SpoolFull
+            raise SpoolFullError
         self._chunks.append((self.end, data))
         self.end += len(data)
         self.records += records
@@ -194,11 +194,10 @@ class DiskSpool:
     def append(self, data: bytes, records: int) -> None:
         """Add whole lines."""
         if self.records and self.end - self.start + len(data) > self._most:
-            raise SpoolFull
+            raise SpoolFullError
         first = next(reversed(self._segments), None)
-        if self._writer is None or first is None:
-            first = self._next_segment()
-        elif self._segments[first] >= self._segment_bytes:
+        full = first is None or self._segments[first] >= self._segment_bytes
+        if self._writer is None or first is None or full:
             first = self._next_segment()
         descriptor = self._writer
         assert descriptor is not None

@@ -14,7 +14,6 @@ import enum
 import logging
 import os
 from collections.abc import Callable
-from time import CLOCK_MONOTONIC, clock_gettime
 
 from logagg.errors import ConfigError
 from logagg_sinks._appender import Appender
@@ -23,8 +22,6 @@ from logagg_sinks._lane import Lane
 __all__ = ["Fsync", "Syncer"]
 
 log = logging.getLogger("logagg.file")
-
-_CRITICAL = b'","level":"critical"'
 
 
 class Fsync(enum.Enum):
@@ -56,28 +53,36 @@ class Syncer:
         self._interval = interval
         self._lane = lane
         self._count = count
-        self._last = clock_gettime(CLOCK_MONOTONIC)
+        self._timer: asyncio.TimerHandle | None = None  # set while writes are unsynced
 
-    async def written(self, file: Appender, data: bytes) -> None:
+    async def written(self, file: Appender, *, urgent: bool) -> None:
         """Called after each write.
+
+        Args:
+            file: Where it went.
+            urgent: There was a critical record among what was written.
 
         Raises:
             OSError: The disk did not take what had to be safe now.
         """
         if self._policy is Fsync.NEVER:
             return
-        if self._policy is Fsync.ALWAYS or _CRITICAL in data:
+        if self._policy is Fsync.ALWAYS or urgent:
             fd = file.copy_fd()
             if fd != -1:
                 await asyncio.wrap_future(self._lane.submit(_sync, fd))
-        elif clock_gettime(CLOCK_MONOTONIC) - self._last >= self._interval:
-            self.soon(file)
+        elif self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._interval, self.soon, file)
 
     def soon(self, file: Appender) -> None:
-        """Sync the file in the background."""
-        fd = file.copy_fd() if self._policy is not Fsync.NEVER else -1
+        """Sync the file in the background, if anything was written to it since."""
+        if self._timer is None:
+            return
+        self._timer.cancel()
+        self._timer = None
+        fd = file.copy_fd()
         if fd != -1:
-            self._last = clock_gettime(CLOCK_MONOTONIC)
             self._lane.submit(self._background, fd)
 
     def opened(self, file: Appender) -> None:

@@ -158,8 +158,9 @@ class Verdict:
         refused: Records that will never be taken: index to reason.
         again: Records to send again: their indices.
         uncounted: How many more were refused, nobody knows which.
+        warning: It was taken, and `text` is worth a warning.
         ambiguous: The target may have taken it although it did not say so.
-        cut_off: The connection was closed while the body was being sent.
+        cut_off: The connection was reset before there was an answer.
         at_once: `again` is sent without a pause.
         receipt: What to ask the target about, before it counts.
         attempts: How often the records were sent.
@@ -173,6 +174,7 @@ class Verdict:
     refused: dict[int, str] = field(default_factory=dict)
     again: list[int] = field(default_factory=list)
     uncounted: int = 0
+    warning: bool = False
     ambiguous: bool = False
     cut_off: bool = False
     at_once: bool = False
@@ -191,7 +193,7 @@ class Target(abc.ABC):
 
     kind: ClassVar[Kind]
     default_auth: ClassVar[str] = "bearer"
-    default_path: ClassVar[str] = ""
+    default_path = ""
     method = "POST"
     compressions: ClassVar[tuple[Compression, ...]] = (
         Compression.GZIP,
@@ -236,6 +238,17 @@ class Target(abc.ABC):
     def message(self, answer: Response) -> str:
         """What the answer says, for people."""
         return answer.text
+
+    receipt_interval = 10.0
+    """Seconds between two questions for a receipt."""
+
+    def question(self, receipt: str) -> tuple[str, bytes]:
+        """Path and body of the question what became of a receipt."""
+        raise NotImplementedError
+
+    def confirmed(self, answer: Response, receipt: str) -> bool:
+        """Whether an answer says that it is all right."""
+        raise NotImplementedError
 
     @abc.abstractmethod
     def inspect(self, answer: Response, records: int, verdict: Verdict) -> None:

@@ -3,19 +3,22 @@
 Log text is written by strangers. A message, a name, a key or an exception's text may
 hold newlines and escape codes that forge a record, move the cursor or retitle the
 terminal. So whatever comes from a record is made *visible* first: control characters
-(C0, DEL, C1), line and paragraph separators, bidirectional overrides, zero-width marks
-and lone surrogates become escapes as Python writes them. A record is one line; those of
-its traceback follow it, each behind a gutter, which no record begins with.
+(C0, DEL, C1), line and paragraph separators, bidirectional controls and lone surrogates
+become escapes as Python writes them. A record is one line; those of its traceback follow
+it, each behind a gutter, which no record begins with.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import string
 from collections.abc import Mapping
 from typing import Any
 
 import orjson
+
+from logagg.view.segments import inline
 
 __all__ = ["FIXED", "GUTTER", "Template", "traceback_lines", "value_text", "visible"]
 
@@ -37,26 +40,12 @@ FIXED = (
 )
 """The fields that every record can have; all others are extras."""
 
-_UNSAFE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff"
-    "\ud800-\udfff]"
-)
-_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
-
-
-def _escape(match: re.Match[str]) -> str:
-    char = match[0]
-    if char in _SHORT:
-        return _SHORT[char]
-    code = ord(char)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
-
 
 def visible(text: str) -> str:
     """The text with everything that could act on a terminal or a line escaped."""
-    if text.isprintable() and text.isascii():
+    if text.isascii() and text.isprintable():
         return text
-    return _UNSAFE.sub(_escape, text)
+    return inline(text)
 
 
 def value_text(value: object) -> str:
@@ -65,7 +54,10 @@ def value_text(value: object) -> str:
         return visible(value)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
-    return visible(orjson.dumps(value, default=str).decode())
+    try:
+        return visible(orjson.dumps(value, default=str).decode())
+    except TypeError:  # an integer over 64 bits, a lone surrogate
+        return visible(json.dumps(value, ensure_ascii=False, default=str))
 
 
 def traceback_lines(record: Mapping[str, Any]) -> list[str]:

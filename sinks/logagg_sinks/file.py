@@ -180,7 +180,7 @@ class FileSink(Sink):
                 def progress(end: int, key: Key = key) -> None:
                     done[key] = end
 
-                await file.write(data, start, progress)
+                await file.write(data, start, progress, urgent=_urgent(part.lines))
 
     def _parts(self, batch: Batch) -> Iterator[tuple[Key, Batch]]:
         if not self._paths.split:
@@ -327,6 +327,11 @@ class FileSink(Sink):
             return error
         why = error.strerror if isinstance(error, OSError) else str(error)
         return SinkUnavailable(f"cannot write to file {self.path}: {why or error}")
+
+
+def _urgent(lines: list[bytes]) -> bool:
+    """Whether there is a critical record among these: its level begins at byte 55."""
+    return any(line.startswith(b'critical"', 55) for line in lines)
 
 
 def _wall_clock() -> float:

@@ -15,9 +15,9 @@ import uuid
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import strict
 
 from logagg.encode import MAX_LINE_BYTES, body, exception_field, safe_text
-from support import strict
 
 
 class Broken:

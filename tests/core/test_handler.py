@@ -10,9 +10,9 @@ import threading
 import warnings
 
 import pytest
+import support
 
 import logagg
-import support
 from logagg.errors import ConfigError
 
 
@@ -329,7 +329,7 @@ def test_clashing_names_are_kept_under_others(log, shared):
     logger, _ = log
     own = ["timestamp", "level", "worker", "seq", "logger", "pid", "received", "late"]
 
-    logger.info("x", extra={name: "mine" for name in own} | {"level_": "also"})
+    logger.info("x", extra=dict.fromkeys(own, "mine") | {"level_": "also"})
 
     found = shared.record()
     assert found["level"] == "info"
@@ -568,6 +568,18 @@ def test_a_frozen_clock_does_not_disturb_the_order(log, shared):
     assert found[1]["created"].startswith("2001-02-03T04:05:06")
     assert found[2]["created"].startswith("2001-02-03T04:05:06")
     assert "created" not in found[3]
+
+
+def test_no_record_is_lost_while_the_clock_stands_still(log, shared):
+    """Records with equal times are all different records."""
+    import freezegun
+
+    logger, _ = log
+    with freezegun.freeze_time("2001-02-03T04:05:06Z"):
+        for _ in range(1000):
+            logger.info("frozen")
+
+    assert len(shared.records()) == 1000
 
 
 def test_a_record_that_is_replayed_later_keeps_its_time(log, shared):

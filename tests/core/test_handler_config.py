@@ -4,10 +4,10 @@ import logging
 import logging.config
 
 import pytest
-
-import logagg
 import support
 from support import have, python, records, settled, wait_until
+
+import logagg
 
 CONFIG = {
     "version": 1,

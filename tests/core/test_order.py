@@ -4,10 +4,10 @@ from collections import deque
 
 from hypothesis import given
 from hypothesis import strategies as st
+from support import wire_line
 
 from logagg import wire
 from logagg.order import LATE_MARK, MAX_WINDOW_NS, MIN_WINDOW_NS, Merger
-from support import wire_line
 
 START = 1_795_568_400 * 1_000_000_000
 TICK = 3_000_000  # a step takes 3 ms, so the window spans a few steps and not all

@@ -162,6 +162,17 @@ def test_iso_has_the_offset_of_its_zone() -> None:
     assert text == "2026-11-25T19:33:07.512345678+05:30"
 
 
+@pytest.mark.parametrize("year", ["0001-01-01T00", "9999-12-31T23"])
+@pytest.mark.parametrize("hours", [-12, 12])
+def test_the_ends_of_the_calendar_are_shown(year: str, hours: int) -> None:
+    """A record from there cannot stop a viewer in any zone."""
+    record = RECORD | {"timestamp": f"{year}:00:00.000000001Z"}
+    zone = dt.timezone(dt.timedelta(hours=hours))
+
+    for time in render.TIMES:
+        render.render(record, Look(time=time, zone=zone))
+
+
 def test_chosen_and_hidden_fields() -> None:
     """`--fields` picks, also quiet ones, `--hide` removes, `*` all of the caller's."""
     assert show(RECORD, fields=("pid", "ms")).endswith("  pid=9  ms=812\n")

@@ -4,14 +4,15 @@ import contextlib
 import os
 import socket
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import wire_line
 
 from logagg import intake, wire
 from logagg.intake import Ended, Worker
 from logagg.sequence import Sequence
-from support import wire_line
 
 START = 1_795_568_400 * 1_000_000_000
 
@@ -132,7 +133,7 @@ class Rig:
             "acknowledged": acknowledged,
             "again": again,
         }
-        self.worker = Worker(here, read, hello, os.getpid())
+        self.worker = Worker(here, read, hello, os.getpid(), [folder])
         self._segments = 0
 
     def write(self, numbers):
@@ -243,8 +244,6 @@ def test_a_segment_waits_for_a_long_line_before_it_in_the_pipe(rig, monkeypatch)
 
 def test_a_segment_told_of_between_two_lines_stands_between_them(rig):
     """Lines written after the segment was announced come behind it."""
-    import orjson
-
     made = rig()
     made.write([1, 2])
     made.control.send(orjson.dumps(made.park([3, 4])))
@@ -253,6 +252,31 @@ def test_a_segment_told_of_between_two_lines_stands_between_them(rig):
     out = made.read()
 
     assert seqs(out) == [1, 2, 3, 4, 5]
+    assert made.worker.sequence.lost == 0
+
+
+@pytest.mark.parametrize("closed", ["before", "after", "never"])
+def test_a_torn_piece_in_the_pipe_does_not_cost_the_whole_record(rig, closed):
+    """The pipe has a part of a record that the spool has whole: the whole comes out."""
+    made = rig()
+    made.write([1])
+    os.write(made.pipe, line(2)[:-4])
+    made.control.send(orjson.dumps({"torn": 2}))
+    if closed == "before":
+        os.write(made.pipe, b"\n")
+    told = made.park([2, 3])
+    made.control.send(orjson.dumps(told))
+    out = made.read()
+    if closed == "after":
+        os.write(made.pipe, b"\n")
+    if closed != "never":
+        made.write([4])
+    made.hang_up()
+    out += made.read()
+
+    assert seqs(out) == ([1, 2, 3] if closed == "never" else [1, 2, 3, 4])
+    assert out[1] == line(2)
+    assert made.worker.sequence.damaged == 1
     assert made.worker.sequence.lost == 0
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import spool_files, wire_line
 
 from logagg import spool, wire
 from logagg.kept import Kept
 from logagg.spool import Parking, Segment, orphans
-from support import spool_files, wire_line
 
 START = 1_795_568_400 * 1_000_000_000
 

@@ -6,9 +6,9 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import wire_line
 
 from logagg import wire
-from support import wire_line
 
 SECOND = 1_000_000_000
 LAST = 253_402_300_799 * SECOND - 1  # within the year 9999

@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -48,6 +49,44 @@ def test_a_symbolic_link_is_not_followed(tmp_path):
     assert "symbolic link" in refused(dangling)
     assert victim.read_bytes() == b"precious\n"
     assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("trap", ["symbolic", "hard"])
+def test_a_link_put_there_at_any_moment_is_not_followed(tmp_path, trap):
+    """Somebody swaps file and link all the time: the victim is never written to."""
+    victim, path = tmp_path / "victim", tmp_path / "app.log"
+    victim.write_bytes(b"precious\n")
+    ending = threading.Event()
+
+    def swap():
+        while not ending.is_set():
+            new = tmp_path / "new"
+            new.unlink(missing_ok=True)
+            if trap == "symbolic":
+                new.symlink_to(victim)
+            else:
+                os.link(victim, new)
+            new.replace(path)
+            path.unlink(missing_ok=True)
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    outcomes = set()
+    try:
+        for _ in range(300):
+            try:
+                write(FileSink(path, fsync="never"))
+                outcomes.add("written")
+            except OSError:
+                outcomes.add("unavailable")
+            except ConfigError:
+                outcomes.add("refused")
+    finally:
+        ending.set()
+        thread.join()
+
+    assert victim.read_bytes() == b"precious\n"
+    assert "refused" in outcomes
 
 
 def test_a_hard_link_is_refused(tmp_path):

@@ -233,6 +233,27 @@ def test_a_killed_consumer_is_survived_without_loss_or_repeat(
             assert viewer.numbers() == [*range(last + 1)]
 
 
+def test_the_past_beyond_the_ring_comes_from_the_file(
+    tmp_path: Path, runtime: Path
+) -> None:
+    """More than the consumer holds is read from its files, and joined without a seam."""
+    target = tmp_path / "app.log"
+    burst = (
+        "import logging, sys, logagg\n"
+        "logging.basicConfig(handlers=[logagg.Handler(sys.argv[1])], level='INFO')\n"
+        "for n in range(1, 30_001): logging.info('x' * 500, extra={'n': n})\n"
+    )
+    with worker(target) as app:
+        log(app, 0)
+        subprocess.run([sys.executable, "-c", burst, target], timeout=50, check=True)
+        with tailing("-n", "all", "-S", "1h", "n?") as viewer:
+            viewer.read_until(lambda: viewer.output.endswith(b"\n"))
+            log(app, 30_001)
+            viewer.read_until(lambda: b'"n":30001,' in viewer.output[-4000:], 30)
+
+            assert sorted(viewer.numbers()) == [*range(30_002)]
+
+
 def test_without_a_consumer_it_waits_or_says_so(tmp_path: Path, runtime: Path) -> None:
     """Following waits for the first one; everything else is status 3."""
     done = subprocess.run(
@@ -330,3 +351,88 @@ def test_stats_and_top_read_the_running_consumer(tmp_path: Path, runtime: Path) 
         assert orjson.loads(stats.stdout)["by"]["level"]["error"] == 3
         assert str(app.process.pid) in top.stdout.decode()
         assert "file:" in top.stdout.decode()
+
+
+def test_top_shows_rates_on_a_terminal_and_ends_with_q(
+    tmp_path: Path, runtime: Path
+) -> None:
+    """A screen that stays put, with the consumer's numbers in it."""
+    import pty
+
+    with worker(tmp_path / "app.log") as app:
+        for number in range(7):
+            log(app, number)
+        settled(tmp_path / "app.log", 7)
+        pid, terminal = pty.fork()
+        if not pid:
+            os.environ["TERM"] = "xterm-256color"
+            os.environ["COLUMNS"], os.environ["LINES"] = "150", "30"
+            os.execv(MAIN[0], [*MAIN, "top", "--interval", "100ms"])
+        output = b""
+        deadline = time.monotonic() + 15
+        while b"written/s" not in output or str(app.process.pid).encode() not in output:
+            assert time.monotonic() < deadline, output[-2000:]
+            if select.select([terminal], [], [], 0.1)[0]:
+                output += os.read(terminal, 1 << 16)
+        os.write(terminal, b"q")
+        while select.select([terminal], [], [], 5)[0]:
+            try:
+                output += os.read(terminal, 1 << 16)
+            except OSError:
+                break
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        os.close(terminal)
+        assert b"\x1b[?25h" in output[-20:]  # the cursor is shown again
+
+
+APP = """
+import itertools, logging, os, time
+log = logging.getLogger("app")
+logging.getLogger().setLevel("DEBUG")
+slot = os.environ["LOGAGG_SLOT"]
+for n in itertools.count():
+    log.warning("X marks slot %s", slot, extra={"n": n, "own": os.getpid()})
+    log.warning("something else")
+    log.debug("X but quiet")
+    time.sleep(0.01)
+"""
+
+
+def test_a_replaced_worker_and_new_ones_are_shown_if_they_match(
+    tmp_path: Path, runtime: Path
+) -> None:
+    """By slot, level and text, in order, each once; Ctrl-C leaves the run alone."""
+    (tmp_path / "app.py").write_text(APP)
+    command = [*MAIN, "run", "app.py", "--workers", "2", "--sink", "file:app.log"]
+    with running(*command) as service:
+        settled(tmp_path / "app.log", 100)
+        arguments = ("-n", 50, "-f", "--worker", 2, "--level", "warning", "--grep", "X")
+        with tailing(*arguments) as viewer:
+
+            def owners() -> set[int]:
+                whole = viewer.output[: viewer.output.rfind(b"\n") + 1]
+                records = map(orjson.loads, whole.splitlines())
+                return {record.get("own", 0) for record in records} - {0}
+
+            viewer.read_until(lambda: len(viewer.numbers()) > 60)
+            (first,) = owners()
+            os.kill(first, signal.SIGKILL)
+            viewer.read_until(lambda: len(owners()) == 2)
+            subprocess.run(
+                [*MAIN, "scale", "4"], check=True, capture_output=True, timeout=20
+            )
+            seen = len(viewer.numbers())
+            viewer.read_until(lambda: len(viewer.numbers()) > seen + 50)
+            assert viewer.end(signal.SIGINT) == 130
+        assert service.process.poll() is None
+    lines = [line for line in viewer.output.splitlines() if line.endswith(b"}")]
+    records = [orjson.loads(line) for line in lines]
+    stamps = [record["timestamp"] for record in records if not record.get("late")]
+    assert stamps == sorted(stamps)
+    assert len(set(lines)) == len(lines)
+    shown = [record for record in records if "own" in record]
+    assert {record["worker"] for record in shown} == {"2"}
+    assert {record["message"] for record in shown} == {"X marks slot 2"}
+    for owner in {record["own"] for record in shown}:
+        numbers = [record["n"] for record in shown if record["own"] == owner]
+        assert numbers == [*range(numbers[0], numbers[0] + len(numbers))]

@@ -51,7 +51,7 @@ def get(port: int, path: str = "/", timeout: float = 5.0, headers: str = "") -> 
         while chunk := sock.recv(65536):
             data += chunk
     head, _, body = data.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 200"), data
+    assert head.split(b" ")[1] == b"200", data
     return body.decode()
 
 
@@ -148,7 +148,7 @@ class Run:
         def ready() -> dict[str, Any] | None:
             assert self.process is not None
             if self.process.poll() is not None:
-                raise AssertionError(f"ended early: {self.process.communicate()}")
+                raise AssertionError(f"ended early: {self.messages()[-12:]}")
             status = self.status()
             states = [slot["state"] for slot in status["slots"]]
             return status if states == ["ready"] * count else None

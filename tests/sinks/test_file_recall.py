@@ -1,0 +1,57 @@
+"""The file sink tells what it holds, so that nothing is written twice after a crash."""
+
+import asyncio
+
+import pytest
+
+from logagg.sinks import FileSink
+from logagg.testing import make_batch
+from logagg.wire import identity
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"max_bytes": 20_000},
+        {"max_bytes": 20_000, "compress": "gzip"},
+        {"max_bytes": 20_000, "compress": "zstd"},
+        {"when": "h"},
+    ],
+    ids=str,
+)
+def test_recall_knows_every_record_since_an_instant(tmp_path, options):
+    """All from there on, in the file and its rotated pieces, compressed or not."""
+    batch = make_batch(2000)
+
+    async def scenario():
+        sink = FileSink(tmp_path / "app.log", **options)
+        await sink.open()
+        await sink.write(batch)
+        await sink.close()
+        again = FileSink(tmp_path / "app.log", **options)
+        await again.open()
+        found = await again.recall(batch.lines[500][:44])
+        await again.close()
+        return found
+
+    found = asyncio.run(scenario())
+
+    assert found == {identity(line) for line in batch.lines[500:]}
+
+
+def test_a_damaged_archive_does_not_stop_it(tmp_path):
+    """What cannot be unpacked is passed over; the rest is known."""
+    (tmp_path / "app.log.1.gz").write_bytes(b"\x1f\x8b garbage")
+    (tmp_path / "app.log.2.zst").write_bytes(b"garbage")
+    batch = make_batch(10)
+
+    async def scenario():
+        sink = FileSink(tmp_path / "app.log")
+        await sink.open()
+        await sink.write(batch)
+        found = await sink.recall(batch.lines[0][:44])
+        await sink.close()
+        return found
+
+    assert len(asyncio.run(scenario())) == 10

@@ -1,0 +1,344 @@
+"""Real servers, unmodified, share a port under `logagg run`."""
+
+from __future__ import annotations
+
+import collections
+import os
+import signal
+import socket
+import threading
+import time
+from typing import Any
+
+import pytest
+
+ASGI = """
+    import os
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            while True:
+                message = await receive()
+                await send({"type": message["type"] + ".complete"})
+                if message["type"] == "lifespan.shutdown":
+                    return
+        body = b""
+        more = True
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        if scope["path"] == "/slow":
+            import asyncio
+            print("slow begins", flush=True)
+            await asyncio.sleep(3)
+        slot = os.environ["LOGAGG_SLOT"]
+        text = f"{slot} {os.getpid()} {len(body)}".encode()
+        await send({"type": "http.response.start", "status": 200,
+                    "headers": [(b"content-length", str(len(text)).encode())]})
+        await send({"type": "http.response.body", "body": text})
+"""
+WSGI = """
+    import os
+    def app(environ, start_response):
+        text = f"{os.environ['LOGAGG_SLOT']} {os.getpid()} 0".encode()
+        start_response("200 OK", [("Content-Length", str(len(text)))])
+        return [text]
+"""
+HTTP = """
+    import http.server, os, sys
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            text = f"{os.environ['LOGAGG_SLOT']} {os.getpid()} 0".encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+        def log_message(self, *a): pass
+    http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+SERVERS = {
+    "uvicorn": ["-m", "uvicorn", "web:app", "--port", "{port}"],
+    "uvicorn-script": ["uvicorn", "web:app", "--port", "{port}"],
+    "gunicorn": ["gunicorn", "wsgi:app", "--bind", "127.0.0.1:{port}"],
+    "gunicorn-gthread": [
+        "gunicorn", "wsgi:app", "-k", "gthread", "--bind", "127.0.0.1:{port}",
+    ],
+    "hypercorn": ["-m", "hypercorn", "web:app", "-w", "0", "--bind", "127.0.0.1:{port}"],
+    "http.server": ["server.py", "{port}"],
+}  # fmt: skip
+
+
+@pytest.fixture
+def web(run: Any) -> Any:
+    """A run whose directory has the three apps."""
+    run.write("web.py", ASGI)
+    run.write("wsgi.py", WSGI)
+    run.write("server.py", HTTP)
+    run.env["PYTHONPATH"] = str(run.directory)
+    return run
+
+
+def _words(name: str, port: int) -> list[str]:
+    return [word.replace("{port}", str(port)) for word in SERVERS[name]]
+
+
+@pytest.mark.parametrize("policy", ["kernel", "rr"])
+@pytest.mark.parametrize("bind", ["asked", "shared"])
+@pytest.mark.parametrize("name", SERVERS)
+def test_unmodified_servers_share_a_port(
+    web: Any, tools: Any, name: str, policy: str, bind: str
+) -> None:
+    """Two workers answer on one port, with --bind and without; rr alternates strictly."""
+    port = tools.free_port()
+    asked = ["--bind", f"127.0.0.1:{port}"] if bind == "asked" else []
+    web.start("-w", 2, "--policy", policy, *asked, *_words(name, port))
+    web.until_ready(2)
+
+    answers = [tools.get(port).split()[0] for _ in range(20)]
+
+    assert set(answers) <= {"1", "2"}
+    if policy == "rr":
+        assert collections.Counter(answers) == {"1": 10, "2": 10}
+    assert web.stop() == -signal.SIGTERM
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+    deaths = [r for r in web.records(event="worker_exit") if "slot" in r]
+    assert len(deaths) == 2
+    assert all(record["voluntary"] for record in deaths)
+    assert web.records(event="deaf") == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-m", "uvicorn", "web:app", "--fd", "{fd}"],
+        ["-m", "uvicorn", "web:app", "--host", "{host}", "--port", "{port}"],
+        ["gunicorn", "wsgi:app", "--bind", "fd://{fd}"],
+        ["gunicorn", "wsgi:app"],
+        ["-m", "hypercorn", "web:app", "-w", "0", "--bind", "fd://{fd}"],
+    ],
+    ids=[
+        "uvicorn-fd",
+        "uvicorn-port",
+        "gunicorn-fd",
+        "gunicorn-systemd",
+        "hypercorn-fd",
+    ],
+)
+@pytest.mark.parametrize("policy", ["kernel", "rr"])
+def test_placeholders_and_systemd_variables(
+    web: Any, tools: Any, words: list[str], policy: str
+) -> None:
+    """`{fd}`, `{host}`, `{port}` and LISTEN_FDS lead to the shared port as well."""
+    port = tools.free_port()
+    bind = ["--bind", f"127.0.0.1:{port}"]
+    web.start("-w", 2, "--policy", policy, *bind, *words)
+    web.until_ready(2)
+
+    answers = {tools.get(port).split()[0] for _ in range(20)}
+
+    assert answers <= {"1", "2"}
+    if policy == "rr":
+        assert answers == {"1", "2"}
+    assert web.stop() == -signal.SIGTERM
+
+
+def test_a_node_server_takes_the_socket(web: Any, tools: Any) -> None:
+    """A command that is not Python listens on `{fd}`."""
+    port = tools.free_port()
+    web.write(
+        "server.js",
+        """
+        require("http").createServer((q, a) => a.end(process.env.LOGAGG_SLOT + " x"))
+          .listen({fd: Number(process.argv[2])});
+        process.on("SIGTERM", () => process.exit(0));
+        """,
+    )
+    bind = ["--bind", f"127.0.0.1:{port}"]
+    web.start("-w", 2, *bind, "--", "node", "server.js", "{fd}")
+    web.until_ready(2)
+
+    assert {tools.get(port).split()[0] for _ in range(10)} <= {"1", "2"}
+    assert web.stop() == -signal.SIGTERM
+
+
+def test_a_unix_socket_is_shared(web: Any, tools: Any) -> None:
+    """`--bind unix:PATH` works for a server that removes and binds the path itself."""
+    path = web.directory / "s"
+    web.start(
+        "-w", 2, "--bind", f"unix:{path}", "-m", "uvicorn", "web:app", "--uds", "s"
+    )
+    web.until_ready(2)
+    os.kill(web.workers()[1], signal.SIGTERM)
+    web.until_record(event="worker_exit", slot=1)
+    web.until_ready(2)
+
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(path))
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert sock.recv(4096).startswith(b"HTTP/1.1 200")
+    assert web.stop() == -signal.SIGTERM
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("policy", ["kernel", "rr"])
+def test_accepted_connections_have_no_delay(web: Any, tools: Any, policy: str) -> None:
+    """Nagle's algorithm is off also where a server takes the fd for a Unix socket."""
+    port = tools.free_port()
+    web.write(
+        "app.py",
+        """
+        import socket, sys
+        s = socket.fromfd(int(sys.argv[1]), socket.AF_UNIX, socket.SOCK_STREAM)
+        s.listen()
+        while True:
+            c, _ = s.accept()
+            nodelay = c.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            text = f"{nodelay} {s.getsockname()[1]}".encode()
+            c.sendall(b"HTTP/1.1 200 OK\\r\\n\\r\\n" + text)
+            c.shutdown(socket.SHUT_WR); c.close()
+        """,
+    )
+    bind = ["--bind", f"127.0.0.1:{port}"]
+    web.start("-w", 1, "--policy", policy, *bind, "app.py", "{fd}")
+    web.until_ready(1)
+
+    assert tools.get(port) == f"1 {port}"
+    assert web.stop() == -signal.SIGTERM
+
+
+def test_reuseport_gives_each_worker_its_own_socket(web: Any, tools: Any) -> None:
+    """Policy reuseport: both workers listen; the kernel spreads."""
+    port = tools.free_port()
+    bind = ["--bind", f"127.0.0.1:{port}", "--policy", "reuseport"]
+    web.start("-w", 2, *bind, *_words("uvicorn", port))
+    web.until_ready(2)
+
+    answers = {tools.get(port).split()[0] for _ in range(60)}
+
+    assert answers == {"1", "2"}
+    assert web.stop() == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("seen", ["by the loop", "by silence"])
+def test_uvloop_is_never_a_silent_hang(web: Any, tools: Any, seen: str) -> None:
+    """rr with uvloop: one line that names it, and the server answers all the same."""
+    pytest.importorskip("uvloop")
+    port = tools.free_port()
+    bind = ["--bind", f"127.0.0.1:{port}", "--policy", "rr"]
+    if seen == "by the loop":
+        words = ["-m", "uvicorn", "web:app", "--loop", "uvloop", "--port", str(port)]
+    else:
+        web.write(
+            "app.py",
+            f"""
+            import asyncio, socket, uvloop, uvicorn
+            sock = socket.socket()
+            sock.bind(("127.0.0.1", {port}))
+            config = uvicorn.Config("web:app", loop="uvloop")
+            config.load()
+            server = uvicorn.Server(config)
+            sock.listen()
+            uvloop.run(server.serve(sockets=[sock]))
+            """,
+        )
+        words = ["app.py"]
+    web.start("-w", 2, *bind, *words)
+    web.until_ready(2)
+
+    def answers() -> bool:
+        try:
+            return tools.get(port, timeout=2).split()[0] in ("1", "2")
+        except (OSError, AssertionError):
+            return False
+
+    tools.until(answers, 20, "an answer")
+    assert all(answers() for _ in range(10))
+    assert [m for m in web.messages() if "uvloop" in m and "kernel" in m]
+    assert web.stop() == -signal.SIGTERM
+
+
+def _answer(sock: socket.socket) -> bytes:
+    """The body of one answer on a connection that stays open."""
+    data = b""
+    while data.count(b" ") < 5 or not data.rpartition(b"\r\n\r\n")[2].endswith(b" 0"):
+        chunk = sock.recv(4096)
+        assert chunk, data
+        data += chunk
+    return data.rpartition(b"\r\n\r\n")[2]
+
+
+@pytest.mark.parametrize("policy", ["rr", "kernel"])
+@pytest.mark.parametrize("burst", [False, True])
+def test_two_hundred_long_lived_connections(
+    web: Any, tools: Any, policy: str, *, burst: bool
+) -> None:
+    """Under rr each of four workers has 50 ± 1 of 200 connections that stay open."""
+    port = tools.free_port()
+    bind = ["--bind", f"127.0.0.1:{port}", "--policy", policy]
+    web.start("-w", 4, *bind, *_words("uvicorn", port))
+    web.until_ready(4)
+
+    socks = []
+    for _ in range(200):
+        sock = socket.create_connection(("127.0.0.1", port))
+        socks.append(sock)
+        if not burst:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            _answer(sock)
+    slots = []
+    for sock in socks:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        slots.append(_answer(sock).split()[0])
+
+    counts = collections.Counter(slots)
+    assert sum(counts.values()) == 200
+    if policy == "rr":
+        assert all(49 <= count <= 51 for count in counts.values()), counts
+        shown = [slot["connections"] for slot in web.status()["slots"]]
+        assert shown == [50, 50, 50, 50] or all(49 <= n <= 51 for n in shown)
+    for sock in socks:
+        sock.close()
+    assert web.stop() == -signal.SIGTERM
+
+
+@pytest.mark.slow
+def test_fifty_kills_during_hand_over(web: Any, tools: Any) -> None:
+    """Workers are killed again and again under load; the supervisor and the port live."""
+    port = tools.free_port()
+    bind = ["--bind", f"127.0.0.1:{port}", "--policy", "rr"]
+    web.start("-w", 4, "--stop-timeout", 5, *bind, *_words("http.server", port))
+    web.until_ready(4)
+    stop = threading.Event()
+    good = collections.Counter()
+
+    def load() -> None:
+        while not stop.is_set():
+            try:
+                tools.get(port, timeout=20)
+                good["yes"] += 1
+            except (OSError, AssertionError):
+                good["no"] += 1
+
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    kills = 0
+    deadline = time.monotonic() + 50
+    while kills < 50:
+        assert time.monotonic() < deadline, f"{kills} kills, {good}"
+        for pid in web.workers().values():
+            try:
+                os.kill(pid, signal.SIGKILL)
+                kills += 1
+            except ProcessLookupError:
+                pass
+    stop.set()
+    for thread in threads:
+        thread.join()
+
+    web.until_ready(4, 40)
+    assert {tools.get(port).split()[0] for _ in range(8)} == {"1", "2", "3", "4"}
+    assert good["yes"] > 0
+    assert web.stop() == -signal.SIGTERM

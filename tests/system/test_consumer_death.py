@@ -1,0 +1,371 @@
+"""The consumer dies: at any moment, again and again. Each record is in the file once."""
+
+import os
+import signal
+import subprocess
+
+import pytest
+import support
+from harness import Fleet, fresh_record
+from support import BASIC, have, python, records, running, settled, wait_until
+
+BOUND = 1.5
+"""No log call takes longer: 0.1 s for room and 0.5 s to attach, on a loaded machine."""
+
+
+def kill_consumer(sign=signal.SIGKILL):
+    """Kill the consumer of this test and wait until it is gone; return its pid."""
+    pid = support.consumer()
+    os.kill(pid, sign)
+    wait_until(lambda: not support.alive(pid), what="the consumer's end")
+    return pid
+
+
+def at_work(path):
+    """Wait until the present consumer has written something; return its pid."""
+    pid = support.consumer()
+    size = path.stat().st_size if path.exists() else 0
+
+    def grown():
+        return support.consumers() != [pid] or (
+            path.exists() and path.stat().st_size != size
+        )
+
+    wait_until(grown, what="a consumer at work")
+    return pid
+
+
+def test_workers_finish_whole_when_the_consumer_is_killed(tmp_path):
+    """4 workers × 5,000 records with a kill in the middle: all exit 0, all is there."""
+    with Fleet(tmp_path / "app.log", count=5000, rate=4000) as fleet:
+        fleet.progress(4000)
+        kill_consumer()
+        errors = fleet.join(30)
+
+    fleet.judge().require(longest=BOUND)
+    assert errors == [""] * 4
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_kills_in_a_row_under_load_leave_each_record_once(tmp_path, kills):
+    """kill -9 while four workers log: exactly once, in order, no call takes long."""
+    path = tmp_path / "app.log"
+    killed = set()
+    with Fleet(path, count=10**9, rate=2000) as fleet:
+        for _ in range(kills):
+            at_work(path)
+            fleet.progress(200)
+            killed.add(kill_consumer())
+        at_work(path)
+        fleet.stop()
+        fleet.join()
+
+    assert len(killed) == kills
+    fleet.judge().require(longest=BOUND)
+
+
+@pytest.mark.slow
+def test_kills_faster_than_a_consumer_can_start(tmp_path):
+    """Killed ten times before it can say a word: soon after the last one is back."""
+    path = tmp_path / "app.log"
+    with Fleet(path, count=10**9, rate=1000) as fleet:
+        fleet.progress(500)
+        for _ in range(10):
+            kill_consumer()
+        assert fresh_record(path) < 5
+        fleet.stop()
+        fleet.join()
+
+    fleet.judge().require(longest=BOUND)
+
+
+@pytest.mark.slow
+def test_kills_while_a_file_rotates_leave_each_record_once(tmp_path):
+    """The same with a rotation every 50 kB: nothing is written twice or lost."""
+    path = tmp_path / "app.log"
+    options = {"maxBytes": 50_000}
+    with Fleet(path, count=10**9, rate=2000, options=options) as fleet:
+        for _ in range(5):
+            at_work(path)
+            kill_consumer()
+        at_work(path)
+        fleet.stop()
+        fleet.join()
+
+    fleet.judge().require(longest=BOUND)
+    assert len(support.rotated(path)) > 10
+
+
+@pytest.mark.slow
+def test_kills_among_large_records_leave_each_record_once(tmp_path):
+    """Records of 200 kB are as safe as small ones: whole lines, each once."""
+    path = tmp_path / "app.log"
+    with Fleet(path, workers=2, count=10**9, rate=40, size=200_000) as fleet:
+        for _ in range(4):
+            at_work(path)
+            kill_consumer()
+        at_work(path)
+        fleet.stop()
+        fleet.join()
+
+    fleet.judge().require(longest=BOUND + 1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+def test_a_consumer_that_is_asked_to_end_hands_over_in_good_order(tmp_path, sign):
+    """A signal to the consumer under load: a new one takes over, each record once."""
+    path = tmp_path / "app.log"
+    with Fleet(path, count=10**9, rate=1000) as fleet:
+        for _ in range(2):
+            at_work(path)
+            kill_consumer(sign)
+        at_work(path)
+        fleet.stop()
+        fleet.join()
+
+    fleet.judge().require(longest=BOUND)
+
+
+POINTS = ["after_read", "before_write", "after_write", "before_ack"]
+
+
+@pytest.mark.parametrize("size", [40, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("point", POINTS)
+def test_a_kill_at_each_moment_of_a_cycle_leaves_each_record_once(
+    tmp_path, point, size
+):
+    """Between reading, writing and acknowledging: no loss and no duplicate."""
+    env = {"LOGAGG_FAILPOINT": f"{point}:kill@10"}
+    rate, count = (2000, 1500) if size == 40 else (50, 60)
+    with Fleet(
+        tmp_path / "app.log", workers=2, count=count, rate=rate, size=size, env=env,
+        wait=True, forget=["LOGAGG_FAILPOINT"],
+    ) as fleet:  # fmt: skip
+        fleet.ready()
+        first = support.consumer()
+        fleet.go()
+        fleet.join()
+        assert not support.alive(first), "the failpoint was never reached"
+
+    fleet.judge().require(longest=BOUND + (size > 1000))
+
+
+def test_a_kill_before_anything_was_read_loses_nothing(tmp_path):
+    """The records wait in the pipe, the connection in the socket: a new one has both."""
+    path = tmp_path / "app.log"
+    env = {"LOGAGG_FAILPOINT": "after_read:kill@1"}
+    with Fleet(
+        path, count=500, env=env, wait=True, forget=["LOGAGG_FAILPOINT"]
+    ) as fleet:
+        fleet.ready()
+        fleet.go()
+        fleet.join()
+
+    fleet.judge().require(longest=BOUND)
+
+
+def test_an_idle_worker_finds_the_new_consumer_when_it_logs_again(tmp_path):
+    """Killed while nothing happens: the next record starts another and arrives."""
+    path = tmp_path / "app.log"
+    code = (
+        BASIC
+        + """
+for n in range(3):
+    log.info("x", extra={"who": "w", "n": n})
+    print(n, flush=True)
+    sys.stdin.readline()
+"""
+    )
+    with running(code, path, stdin=subprocess.PIPE) as process:
+        for n in range(3):
+            assert process.stdout.readline() == f"{n}\n"
+            wait_until(have(path, n + 1))
+            kill_consumer()
+            process.stdin.write("\n")
+            process.stdin.flush()
+        assert process.wait(20) == 0
+    settled()
+
+    assert [each["n"] for each in records(path)] == [0, 1, 2]
+
+
+def test_a_worker_that_ends_after_the_consumer_still_delivers(tmp_path):
+    """Killed consumer, then the program's normal end: its exit hands everything over."""
+    path = tmp_path / "app.log"
+    code = (
+        BASIC
+        + """
+for n in range(2000):
+    log.info("x", extra={"who": "w", "n": n})
+print("done", flush=True)
+sys.stdin.readline()
+"""
+    )
+    with running(code, path, stdin=subprocess.PIPE) as process:
+        with support.stopped(support.consumer()):
+            assert process.stdout.readline() == "done\n"
+            os.kill(support.consumer(), signal.SIGKILL)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.wait(20) == 0, process.stderr.read()
+    settled()
+
+    support.assert_complete(records(path), {"w": 2000})
+
+
+def test_a_flushed_record_survives_the_death_of_both(tmp_path):
+    """What `flush` confirmed is in the file, whoever is killed afterwards."""
+    path = tmp_path / "app.log"
+    code = (
+        BASIC
+        + """
+for n in range(1000):
+    log.info("x", extra={"who": "w", "n": n})
+assert logging.getLogger().handlers[0].flush()
+print("flushed", flush=True)
+sys.stdin.readline()
+"""
+    )
+    with running(code, path, stdin=subprocess.PIPE) as process:
+        assert process.stdout.readline() == "flushed\n"
+        os.kill(support.consumer(), signal.SIGKILL)
+        process.kill()
+
+    support.assert_complete(records(path), {"w": 1000})
+    fresh_record(path)
+    assert len(records(path)) == 1001
+
+
+def test_flush_during_a_death_is_bounded_and_true(tmp_path):
+    """When flush says yes, the records are there, although the consumer was killed."""
+    path = tmp_path / "app.log"
+    code = (
+        BASIC
+        + """
+handler = logging.getLogger().handlers[0]
+for round_ in range(5):
+    for n in range(200):
+        log.info("x", extra={"who": "w", "n": round_ * 200 + n})
+    print("logged", flush=True)
+    sys.stdin.readline()
+    start = time.monotonic()
+    done = handler.flush(5)
+    took = time.monotonic() - start
+    assert took < 6, took
+    assert done
+    data = open(sys.argv[1], "rb").read()
+    assert data.count(b'"who":"w"') == (round_ + 1) * 200
+"""
+    )
+    with running(code, path, stdin=subprocess.PIPE) as process:
+        for _ in range(5):
+            assert process.stdout.readline() == "logged\n"
+            kill_consumer()
+            process.stdin.write("\n")
+            process.stdin.flush()
+        assert process.wait(30) == 0, process.stderr.read()
+    settled()
+
+    support.assert_complete(records(path), {"w": 1000})
+
+
+def test_a_torn_last_line_is_repaired(tmp_path):
+    """A file that ends in half a record is whole again after the next start."""
+    path = tmp_path / "app.log"
+    python(BASIC + "log.info('first')", path)
+    settled()
+    with path.open("ab") as file:
+        file.write(b'{"timestamp":"2026-01-01T00:00:00.000000000Z","level":"in')
+
+    python(BASIC + "log.info('second')", path)
+    settled()
+
+    messages = [each.get("message") for each in records(path)]
+    assert messages[0] == "first"
+    assert messages[-1] == "second"
+
+
+@pytest.mark.slow
+@pytest.mark.leaves_files
+def test_a_consumer_that_dies_at_every_start_costs_the_application_little(tmp_path):
+    """No crash loop: calls stay short, records go to the spool, a later start has all."""
+    path = tmp_path / "app.log"
+    env = {"LOGAGG_FAILPOINT": "after_read:kill"}
+    with Fleet(path, workers=2, count=3000, rate=1000, env=env) as fleet:
+        errors = fleet.join(40)
+    assert sum("the consumer keeps ending" in each for each in errors) >= 1
+    assert all(each.count("\n") <= 4 for each in errors)
+
+    verdict = fleet.judge(settle=None)
+    verdict.require(spooled=None, longest=BOUND)
+    fresh_record(path)
+    wait_until(lambda: not support.spool_files(), 10, "the spool to be taken in")
+
+    fleet.judge().require(ordered=False)
+
+
+def test_what_was_spooled_is_taken_in_by_the_next_start(tmp_path):
+    """Orphaned segments are written, each record once, and removed."""
+    path = tmp_path / "app.log"
+    socket = {"LOGAGG_SOCKET": str(tmp_path / "address.sock")}
+    with Fleet(path, count=500, env=socket) as fleet:
+        fleet.join()
+    assert len(support.spool_files()) == 4
+    fleet.judge(settle=None).require(spooled=2000)
+
+    serve = [support.sys.executable, "-m", "logagg", "serve", "--socket"]
+    serve += [socket["LOGAGG_SOCKET"], "--sink", f"file:{path}"]
+    with subprocess.Popen(serve) as consumer:
+        try:
+            wait_until(lambda: not support.spool_files(), what="an empty spool")
+        finally:
+            consumer.terminate()
+
+    assert consumer.returncode == 0
+    fleet.judge().require(ordered=False)
+
+
+def test_a_fresh_record_arrives_soon_after_a_death(tmp_path):
+    """Within 5 s of a kill a new process's record is in the file."""
+    path = tmp_path / "app.log"
+    with Fleet(path, workers=2, count=10**9, rate=500) as fleet:
+        fleet.progress(200)
+        kill_consumer()
+        assert fresh_record(path) < 5
+        fleet.stop()
+        fleet.join()
+
+    fleet.judge().require(longest=BOUND)
+
+
+@pytest.mark.slow
+def test_many_workers_find_one_new_consumer(tmp_path):
+    """After a kill twenty workers elect one: never two at a time."""
+    path = tmp_path / "app.log"
+    with Fleet(path, workers=20, count=300, rate=100) as fleet:
+        fleet.progress(500)
+        kill_consumer()
+        fleet.progress(500)
+        assert len(support.consumers()) == 1
+        fleet.join(60)
+
+    fleet.judge().require(longest=BOUND + 1)
+
+
+@pytest.mark.slow
+def test_descriptors_of_a_worker_do_not_grow_with_each_death(tmp_path):
+    """Ten consumers later a worker has as many open files as before."""
+    path = tmp_path / "app.log"
+    with Fleet(path, workers=1, count=10**9, rate=1000) as fleet:
+        fleet.progress(300)
+        before = support.descriptors(fleet.processes[0].pid)
+        for _ in range(4):
+            at_work(path)
+            kill_consumer()
+        at_work(path)
+        assert support.descriptors(fleet.processes[0].pid) <= before
+        fleet.stop()
+        fleet.join()
+
+    fleet.judge().require()
