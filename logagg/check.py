@@ -10,6 +10,7 @@ side. What could be a secret is not shown: of a sink's URL only the address.
 from __future__ import annotations
 
 import asyncio
+import difflib
 import inspect
 import os
 import ssl
@@ -24,7 +25,6 @@ import click
 
 from logagg import config
 from logagg.errors import ConfigError, LogaggError
-from logagg.options import unknown
 from logagg.sinks import Built, SinkURL, build, parse
 
 __all__ = ["Finding", "check"]
@@ -109,8 +109,9 @@ def settings(loaded: config.Config, environ: Mapping[str, str]) -> list[Finding]
     known |= {f"LOGAGG_{name}" for name in _INTERNAL}
     for name in environ:
         if name.startswith("LOGAGG_") and name not in known and "_FD_" not in name:
-            text = unknown(name, known, what="environment").partition(" (known")[0]
-            findings.append(Finding("note", name, text))
+            near = difflib.get_close_matches(name, known, 1, 0.6)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            findings.append(Finding("note", name, f"no option is named so{hint}"))
     return [Finding("ok", where, "read"), *findings]
 
 

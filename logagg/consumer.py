@@ -300,6 +300,7 @@ class Consumer:
             self._leftovers_at = float("inf")
             self._take_leftovers()
         held = self._gathering or (self._restarted and age < RESTART_HOLD)
+        held = held or not self.fanout.lanes  # nobody there yet to write it
         if not held or self._stop_at:
             self._offer(self.merger.release(now, all_ended=self._all_wait()))
         self.fanout.tick()

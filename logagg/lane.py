@@ -301,12 +301,12 @@ class Lane:
         if not spill.records:
             self._spilled_at = clock_gettime(CLOCK_MONOTONIC)
         writing = self._writing
-        if self._pausing and writing is not None and not spill.records:
-            if not spill.append(writing.batch):
+        before = spill.records
+        if self._pausing and writing is not None:
+            if not spill.prepend(writing.batch):
                 return
             self._parked_writing = True
             self._writing = None
-        before = spill.records
         while self._queue and spill.append(self._queue.first.batch):
             self._queue.pop()
         if spill.records and not before:
@@ -399,7 +399,8 @@ class Lane:
                 after = getattr(error, "retry_after", None) or 0.0
                 longer = isinstance(error, SinkUnavailable)
                 self._pausing = True
-                if self._overrun:
+                if self._overrun or self.policy is Policy.SPOOL:
+                    self._overrun = True  # parked is safe: nobody need wait for it
                     self._relieve()
                 await asyncio.sleep(max(wait, after) if longer else wait)
                 self._pausing = False
@@ -430,7 +431,7 @@ class Lane:
         try:
             await self.sink.reopen()
         except OSError as error:
-            self._tell("sink_error", f"sink {self.name} cannot reopen: {error}")
+            self._failed(error, "cannot reopen")
 
     async def flush(self) -> None:
         """Hand on what the sink has buffered; a failure is told, not raised."""
@@ -480,7 +481,7 @@ class Lane:
         """Park what is left, where it can be found again; count the rest as lost."""
         spill, writing = self.spill, self._writing
         stays = self.policy is Policy.SPOOL and bool(spill.name)
-        if stays and writing is not None and spill.append(writing.batch):
+        if stays and writing is not None and spill.prepend(writing.batch):
             self._writing = writing = None
         while stays and writing is None and self._queue:
             if not spill.append(self._queue.first.batch):

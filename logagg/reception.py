@@ -43,6 +43,7 @@ __all__ = ["Reception"]
 
 MAX_PACKET_BYTES = 1 << 18
 MAX_WAITING = 4096
+SINK_PATIENCE = 5.0
 HELLO_TIMEOUT = 10.0
 STREAM_SINKS = ("stdout", "stderr")
 
@@ -109,6 +110,7 @@ class Reception:
         self._kept_streams: set[int] = set()
         self._wanted: dict[str, str] = {}
         self._asked: set[str] = set()
+        self._have_sinks = asyncio.Event()
         self._opening = asyncio.Lock()
         self._look_at = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -301,6 +303,10 @@ class Reception:
             error = await self.add_sink(url, fds)
             if error:
                 tell({"error": error})
+        if not self._consumer.fanout.lanes and not urls:
+            # Whoever brings the sinks (`logagg run`) comes later, or again.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._have_sinks.wait(), SINK_PATIENCE)
         if not self._consumer.fanout.lanes:
             # What was asked for cannot be had: nothing is lost, it goes to stderr.
             await self.add_sink("stderr:?format=json", fds)
@@ -327,6 +333,7 @@ class Reception:
                 if plan.key not in self._consumer.fanout.lanes:
                     await self._consumer.fanout.add(plan.key, plan.built())
                     self._keep(plan)
+                    self._have_sinks.set()
             except (LogaggError, OSError) as error:
                 return f"sink refused: {error}"
         return ""

@@ -38,6 +38,7 @@ READ_BYTES = 1024 * 1024
 PEEK_BYTES = 64 * 1024  # most batches are smaller
 MOST_FOLDERS = 64  # of consumers that write to the same target at once
 PARENT = "sinks"
+MIDDLE = 10**15  # segments are numbered from here, both ways
 _HEADER = b"logagg spill, read to %020d\n"
 _HEADER_BYTES = len(_HEADER % 0)
 _CLOSING_BYTES = len(wire.closing(0))
@@ -131,7 +132,8 @@ class Spill:
         self._limit = limit_bytes
         self._segments: deque[_Segment] = deque()
         self._lock = -1
-        self._next = 0
+        self._next = MIDDLE
+        self._before = MIDDLE - 1
 
     # ---- opening ------------------------------------------------------------------
 
@@ -156,7 +158,9 @@ class Spill:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             segment = _Segment(fd, path)
             segment.recover()
-            self._next = int(name) + 1 if name.isdigit() else self._next
+            if name.isdigit():
+                self._next = max(self._next, int(name) + 1)
+                self._before = min(self._before, int(name) - 1)
             if not segment.records:
                 segment.remove()
                 continue
@@ -188,8 +192,8 @@ class Spill:
         self._lock, self.folder = lock, folder
         return True
 
-    def _open(self) -> _Segment | None:
-        """A fresh segment; None when the disk refuses."""
+    def _open(self, *, first: bool = False) -> _Segment | None:
+        """A fresh segment, the last one or the first; None when the disk refuses."""
         flags = os.O_RDWR | os.O_CLOEXEC
         try:
             if not self.name:
@@ -198,9 +202,13 @@ class Spill:
             else:
                 if self._lock < 0 and not self._make_folder():
                     return None
-                path = os.path.join(self.folder, f"{self._next:016d}")
+                number = self._before if first else self._next
+                path = os.path.join(self.folder, f"{number:016d}")
                 fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
-                self._next += 1
+                if first:
+                    self._before -= 1
+                else:
+                    self._next += 1
         except (OSError, ConfigError):
             return None
         segment = _Segment(fd, path)
@@ -209,7 +217,10 @@ class Spill:
         except OSError:
             segment.remove()
             return None
-        self._segments.append(segment)
+        if first:
+            self._segments.appendleft(segment)
+        else:
+            self._segments.append(segment)
         return segment
 
     def _make_folder(self) -> bool:
@@ -237,6 +248,23 @@ class Spill:
         segment.records += len(batch)
         self.records += len(batch)
         self.size_bytes += len(data)
+        return True
+
+    def prepend(self, batch: Batch) -> bool:
+        """Write a batch before all others; False: no room, nothing was written."""
+        if not self.records:
+            return self.append(batch)
+        if self.size_bytes + batch.size_bytes > self._limit:
+            return False
+        segment = self._open(first=True)
+        if segment is None:
+            return False
+        if not segment.write(batch.data):
+            self._segments.popleft().remove()
+            return False
+        segment.records = len(batch)
+        self.records += len(batch)
+        self.size_bytes += batch.size_bytes
         return True
 
     def peek(self) -> tuple[Batch, int]:

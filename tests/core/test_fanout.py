@@ -232,6 +232,27 @@ def test_a_write_that_hangs_is_not_safe_and_what_is_behind_it_is_kept() -> None:
     run(main)
 
 
+def test_a_write_that_hung_and_then_fails_is_parked_before_what_came_after() -> None:
+    """It is safe then, too, and the order is kept."""
+
+    async def main() -> None:
+        stream = Stream()
+        target = Target()
+        await stream.fanout.add("a", wrap(target, queue_records=50))
+        target.go.clear()
+        await stream.flow(30)
+        target.down = True
+        target.go.set()
+        await until(lambda: stream.fanout.safe == stream.fanout.number)
+        target.down = False
+        await until(lambda: stream.fanout.idle)
+
+        assert target.seqs == list(range(1, 301))
+        await stream.fanout.close(5)
+
+    run(main)
+
+
 def test_full_disk_too_drops_the_lowest_severity_first() -> None:
     """With no room in memory or on disk errors stay longest; all is counted."""
 

@@ -1,0 +1,175 @@
+"""A changed configuration comes into force without losing a record."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import support
+from serving import serving
+
+
+def configure(folder: Path, *sinks: str) -> None:
+    """Write a configuration with these sinks."""
+    listed = ", ".join(f'"{sink}"' for sink in sinks)
+    (folder / "logagg.toml").write_text(f"sinks = [{listed}]\n")
+
+
+def lines_of(path: Path, who: str) -> list[int]:
+    """The numbers of a sender's records in a file."""
+    return [each["n"] for each in support.records(path) if each["who"] == who]
+
+
+def test_sinks_come_and_go_under_load_without_losing_a_record(tmp_path: Path) -> None:
+    """The one that stays has all; old and new ones have a beginning and an end."""
+    configure(tmp_path, "file:stay.log", "file:old.log")
+    with serving(tmp_path) as serve:
+        sender = serve.flood("a", 20_000, 0.0001)
+        support.wait_until(support.have(tmp_path / "old.log", 100))
+        configure(tmp_path, "file:stay.log", "file:new.log")
+        serve.signal(signal.SIGHUP)
+        support.wait_until(support.have(tmp_path / "new.log", 100))
+        sender.communicate(timeout=60)
+        status = serve.status()
+        assert serve.stop() == 0
+
+    assert lines_of(tmp_path / "stay.log", "a") == list(range(20_000))
+    old = lines_of(tmp_path / "old.log", "a")
+    new = lines_of(tmp_path / "new.log", "a")
+    assert old + new == list(range(20_000))
+    assert 0 < len(old) < 20_000
+    assert [each["url"].rpartition("/")[2] for each in status["sinks"]] == [
+        "stay.log",
+        "new.log",
+    ]
+
+
+def test_a_sink_with_other_options_takes_over_its_file(tmp_path: Path) -> None:
+    """The same file before and after, each record once and in order."""
+    configure(tmp_path, "file:app.log")
+    with serving(tmp_path) as serve:
+        sender = serve.flood("a", 20_000, 0.0001)
+        support.wait_until(support.have(tmp_path / "app.log", 100))
+        for level in ("debug", "info", "0"):
+            configure(tmp_path, f"file:app.log?level={level}")
+            assert serve.run("reload", "--socket", serve.socket).returncode == 0
+        sender.communicate(timeout=60)
+        assert serve.stop() == 0
+
+    assert lines_of(tmp_path / "app.log", "a") == list(range(20_000))
+    support.assert_ordered(support.lines(tmp_path / "app.log"))
+
+
+def test_a_bad_configuration_is_refused_in_one_line_and_the_old_one_stays(
+    tmp_path: Path,
+) -> None:
+    """By signal and by command; what was written before is written on."""
+    configure(tmp_path, "file:app.log")
+    with serving(tmp_path) as serve:
+        serve.logs("a", 100)
+        before = serve.errors.read_text()
+        configure(tmp_path, "file:other.log", "fiel:x.log")
+        done = serve.run("reload")
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert "did you mean 'file'" in done.stderr
+        assert "logagg.toml" in done.stderr
+        serve.signal(signal.SIGHUP)
+        support.wait_until(
+            lambda: len(support.events("reload_refused", tmp_path / "app.log")) == 2
+        )
+        serve.logs("b", 100)
+        said = serve.errors.read_text().removeprefix(before).splitlines()
+        assert len(said) == 2
+        assert serve.stop() == 0
+
+    assert all(line.startswith("logagg: not reloaded: ") for line in said)
+    assert lines_of(tmp_path / "app.log", "b") == list(range(100))
+    assert not (tmp_path / "other.log").exists()
+
+
+def test_all_or_nothing_when_a_new_sink_cannot_be_opened(tmp_path: Path) -> None:
+    """One that opened already is let go again, and the old ones go on."""
+    configure(tmp_path, "file:app.log")
+    (tmp_path / "folder").mkdir()
+    with serving(tmp_path) as serve:
+        serve.logs("a", 10)
+        configure(tmp_path, "file:good.log", "file:folder/app.log", "file:app.log?x=1")
+        assert serve.run("reload").returncode == 2
+        configure(tmp_path, "file:good.log", "file:missing/app.log")
+        assert serve.run("reload").returncode == 2
+        serve.logs("b", 10)
+        urls = [each["url"] for each in serve.status()["sinks"]]
+        assert serve.stop() == 0
+
+    assert urls == [f"file:{tmp_path}/app.log"]
+    assert lines_of(tmp_path / "app.log", "b") == list(range(10))
+
+
+def test_an_unchanged_sink_is_opened_anew_only(tmp_path: Path) -> None:
+    """HUP serves log rotation from outside as before, with its counters kept."""
+    configure(tmp_path, "file:app.log")
+    with serving(tmp_path) as serve:
+        serve.logs("a", 100)
+        support.wait_until(support.have(tmp_path / "app.log", 100))
+        (tmp_path / "app.log").rename(tmp_path / "app.log.1")
+        serve.signal(signal.SIGHUP)
+        support.wait_until((tmp_path / "app.log").exists)
+        serve.logs("b", 100)
+        support.wait_until(support.have(tmp_path / "app.log", 100))
+        assert serve.sink("app.log")["written"] >= 200
+        assert serve.stop() == 0
+
+    assert lines_of(tmp_path / "app.log.1", "a") == list(range(100))
+    assert lines_of(tmp_path / "app.log", "b") == list(range(100))
+
+
+def test_sinks_of_the_command_line_are_not_taken_away(tmp_path: Path) -> None:
+    """A file beside does not change what the command line decided."""
+    configure(tmp_path, "file:other.log")
+    with serving(tmp_path, "--sink", "file:app.log") as serve:
+        assert serve.run("reload").returncode == 0
+        serve.logs("a", 10)
+        assert serve.stop() == 0
+
+    assert lines_of(tmp_path / "app.log", "a") == list(range(10))
+    assert not (tmp_path / "other.log").exists()
+
+
+def test_a_sink_that_a_process_asked_for_outlives_the_configuration(
+    tmp_path: Path,
+) -> None:
+    """A handler's own file is not taken away by a reload."""
+    configure(tmp_path, "file:app.log", "file:own.log")
+    code = (
+        support.PREAMBLE
+        + """\
+logging.basicConfig(handlers=[logagg.Handler(sys.argv[1])], level="DEBUG")
+for n in range(2):
+    logging.info("m", extra={"who": "own", "n": n})
+    print(n, flush=True)
+    sys.stdin.readline()
+"""
+    )
+    with serving(tmp_path) as serve:
+        import os
+        import subprocess
+
+        with support.running(
+            code,
+            tmp_path / "own.log",
+            stdin=subprocess.PIPE,
+            env={**os.environ, "LOGAGG_SOCKET": serve.socket},
+        ) as process:
+            support.wait_until(support.have(tmp_path / "own.log", 1))
+            configure(tmp_path, "file:app.log")
+            assert serve.run("reload").returncode == 0
+            process.stdin.write("\n")
+            process.stdin.flush()
+            support.wait_until(support.have(tmp_path / "own.log", 2))
+            process.stdin.write("\n")
+            process.stdin.flush()
+            process.wait(10)
+        assert serve.stop() == 0
+
+    assert lines_of(tmp_path / "own.log", "own") == [0, 1]
