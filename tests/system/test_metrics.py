@@ -148,7 +148,9 @@ sys.stdin.readline()
     assert errors["filtered_total"] == 90
     balanced(everything)
     balanced(errors)
-    by_url = {Path(each["url"]).name.partition("?")[0]: each for each in status["sinks"]}
+    by_url = {
+        Path(each["url"]).name.partition("?")[0]: each for each in status["sinks"]
+    }
     assert by_url["app.log"]["written"] == 100
     assert status["workers"][0]["bytes"] > 0
     assert {"lag", "late", "pending", "refused"} <= status.keys()
