@@ -597,7 +597,7 @@ def test_what_is_not_delivered_survives_and_keeps_its_order(target, make, tools)
         balance(sink)
 
     async def second():
-        sink = make("batch_records=10")
+        sink = make("batch_records=7")  # the batch in hand is the same nevertheless
         async with tools.opened(sink):
             await sink.write(make_batch(5, start=25))
             await tools.until(lambda: sink.counters.get("acked") == 30)
@@ -726,6 +726,23 @@ def test_the_end_makes_one_last_attempt(target, make, tools):
         assert sink.counters["acked"] == 3
 
     run(main())
+
+
+def test_the_last_attempt_is_one(target, make, tools):
+    """A target that still fails at the end is asked once more, and then left alone."""
+    target.default = tools.Answer(503)
+
+    async def main():
+        sink = make("batch_records=1")
+        sink.sleep = lambda _: asyncio.sleep(3600)
+        async with tools.opened(sink):
+            await sink.write(make_batch(5))
+            await tools.until(lambda: sink.health().state is State.RETRYING)
+        assert sink.health().queued_records == 5
+
+    run(main())
+
+    assert [seen.seqs for seen in target.seen] == [[0], [0]]
 
 
 def test_the_end_does_not_wait_longer_than_grace(serve_raw, make, tools):

@@ -489,9 +489,11 @@ def proxy_to(port, seen, status=b"200 Connection established"):
         head = await reader.readuntil(b"\r\n\r\n")
         seen.append(head)
         if head.startswith(b"CONNECT "):
-            writer.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
-            if not status.startswith(b"200"):
-                await writer.drain()
+            good = status.startswith(b"200")
+            length = b"" if good else b"Content-Length: 0\r\n"
+            writer.write(b"HTTP/1.1 " + status + b"\r\n" + length + b"\r\n")
+            await writer.drain()
+            if not good:
                 return
         upstream_reader, upstream = await asyncio.open_connection("127.0.0.1", port)
         if not head.startswith(b"CONNECT "):
