@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import logging
 import os
+from random import Random
 
 import orjson
 import pytest
@@ -980,3 +981,42 @@ def test_recall_knows_what_came_before_a_kill(target, make, tools):
     known = run(successor())
 
     assert known == {wire.identity(line) for line in lines[5:]}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_is_answered_every_record_is_settled_once(
+    target, make, tools, letters, seed
+):
+    """Random answers, ends and restarts: each record is taken or dead, in order."""
+    random = Random(seed)
+    taken: list[int] = []
+
+    def judge(seen):
+        status = random.choice([200, 200, 200, 503, 429, 500, 413, 401, 302, 408])
+        if any(seq % 97 == 0 for seq in seen.seqs):
+            return tools.Answer(400)
+        if status == 200:
+            taken.extend(seen.seqs)
+        return tools.Answer(status if status != 413 or len(seen.seqs) > 1 else 503)
+
+    target.default = judge
+    total = 2000
+
+    async def once(start, end):
+        sink = make(f"batch_records={random.randint(1, 200)}&grace=0.2")
+        async with tools.opened(sink):
+            while start < end:
+                size = min(random.randint(1, 300), end - start)
+                await sink.write(make_batch(size, start=start))
+                start += size
+            if end == total:
+                await tools.until(lambda: sink.health().queued_records == 0)
+        balance(sink)
+
+    run(once(0, 700))
+    run(once(700, 1400))
+    run(once(1400, total))
+
+    dead = [letter["record"]["seq"] for letter in letters()]
+    assert taken == [seq for seq in range(total) if seq % 97]
+    assert dead == [seq for seq in range(total) if seq % 97 == 0]
