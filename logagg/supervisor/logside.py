@@ -103,9 +103,10 @@ class LogSide:
             "socket": self.path,
             "restarted": restarted,
             "offset": self._offset,
-            # Opened before any worker is listened to, or a worker that comes first to
-            # a restarted consumer would lend it its own, captured, stderr.
-            "sinks": list(self._sinks),
+            # A restarted one opens them before it listens to any worker, or one that
+            # comes first would lend it its own, captured, stderr. At the first start
+            # there are no workers yet, and our hello gets refusals as an answer.
+            "sinks": list(self._sinks) if restarted else [],
         }
         passed = [self._listener.fileno()]
         if self._metrics is not None:

@@ -271,9 +271,9 @@ def test_a_program_that_cannot_start_is_given_up(run: Any) -> None:
     assert 5 <= tries <= 20
     traces = [r for r in run.records() if "exception" in r]
     assert len(traces) == 1
-    deaths = [r for r in run.records(event="worker_exit") if "slot" in r]
-    assert len(deaths) == tries
-    assert f"×{tries}" in deaths[-1]["message"]
+    deaths = [m for m in run.messages(event="worker_exit") if "no config" in m]
+    assert tries - 4 <= len(deaths) <= tries  # some may be ended by the giving up
+    assert any(f"×{len(deaths)}" in message for message in deaths)
     assert "no config" in run.until_record(event="cannot_start")["message"]
 
 
