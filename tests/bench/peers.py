@@ -360,8 +360,8 @@ RSYSLOG = """\
 module(load="imuxsock" SysSock.Use="off")
 global(maxMessageSize="64k" workDirectory="{folder}"
        parser.escapeControlCharactersOnReceive="off")
-template(name="raw" type="list") {{ property(name="msg") constant(value="\\n") }}
-input(type="imuxsock" socket="{socket}" rateLimit.interval="0" useSysTimeStamp="off")
+template(name="raw" type="list") {{ property(name="rawmsg-after-pri") constant(value="\\n") }}
+input(type="imuxsock" socket="{socket}" rateLimit.interval="0")
 action(type="omfile" file="{path}" template="raw" flushOnTXEnd="on"
        asyncWriting="off")
 """
@@ -384,8 +384,6 @@ class Rsyslog(Peer):
             RSYSLOG.format(folder=folder, socket=self.socket, path=self.path)
         )
         command = ["rsyslogd", "-n", "-f", configuration, "-i", folder / "pid"]
-        if os.environ.get("RSYSLOG_MODULES"):
-            command += ["-M", os.environ["RSYSLOG_MODULES"]]
         self.daemon = subprocess.Popen(command)
         deadline = time.monotonic() + 10
         while not self.socket.exists():
@@ -401,7 +399,6 @@ class Rsyslog(Peer):
         """The standard handler; its messages are JSON."""
         handler = logging.handlers.SysLogHandler(str(self.socket))
         handler.append_nul = False
-        handler.ident = "bench:"
         handler.setFormatter(JsonFormatter())
         return handler
 
