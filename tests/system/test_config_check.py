@@ -25,9 +25,7 @@ def check(folder: Path, *words: str, **env: str) -> subprocess.CompletedProcess[
 def states(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     """The table: what → state."""
     rows = [line.split() for line in done.stdout.splitlines()]
-    return {
-        " ".join(row[1:3]) if row[1] == "sink" else row[1]: row[0] for row in rows
-    }
+    return {" ".join(row[1:3]) if row[1] == "sink" else row[1]: row[0] for row in rows}
 
 
 @pytest.fixture
