@@ -448,7 +448,7 @@ class Supervisor:
             await self.logs.reconfigure(options.reread() or DEFAULT_SINKS)
         except LogaggError as error:
             self.report.say("error", "reload_failed", str(error))
-            raise ConfigError(str(error)) from error
+            raise ReloadFailed(str(error)) from error
 
     async def reload(self) -> int:
         """Read the sinks again; replace all workers one at a time. See `Slots.reload`.
