@@ -146,8 +146,14 @@ class Control:
         self._socket.close()
 
 
-def standard_streams() -> list[int]:
-    """Descriptors to pass for stdout and stderr; the null device for closed ones."""
+def standard_streams(*, captured: bool = False) -> list[int]:
+    """Descriptors to pass for stdout and stderr, for sinks that write there.
+
+    The null device stands for closed ones, and for both where they are captured: what
+    is written there is in the log already.
+    """
+    if captured:
+        return [_null(), _null()]
     found = []
     for stream in (1, 2):
         try:

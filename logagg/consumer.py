@@ -104,6 +104,7 @@ class Consumer:
         self._departed: list[Worker] = []
         self._suspects: set[bytes] = set()
         self._marks: deque[tuple[int, list[tuple[Worker, int]]]] = deque()
+        self._captured: set[tuple[int, int]] = set()
         self._last_cycle = 0
         self._last_look = 0
         self._step_check = 0
@@ -264,9 +265,17 @@ class Consumer:
         if isinstance(source, Worker):
             # It came after the last look at the door, hence so did its first record.
             source.hold_key = wire.sort_key(self._last_look)
+        elif isinstance(source, Stream):
+            status = os.fstat(source.pipe)
+            self._captured.add((status.st_dev, status.st_ino))
         self.sources[source.pipe] = source
         self._poll.register(source.pipe, select.POLLIN)
         self.wake()
+
+    def captures(self, descriptor: int) -> bool:
+        """Whether what is written to a descriptor is read here."""
+        status = os.fstat(descriptor)
+        return (status.st_dev, status.st_ino) in self._captured
 
     def cycle(self) -> int:
         """Read, order, release, offer; return how many lines moved."""

@@ -54,10 +54,10 @@ class Segment:
     Attributes:
         lines: Lines that are read and not taken yet.
         path: Its name, empty for an anonymous file.
-        last: The seq of its last line.
+        last: The seq of its last line; None while its worker still writes to it.
     """
 
-    def __init__(self, descriptor: int, path: str, last: int) -> None:
+    def __init__(self, descriptor: int, path: str, last: int | None) -> None:
         self.descriptor = descriptor
         self.path = path
         self.last = last
@@ -65,11 +65,15 @@ class Segment:
         self._tail = b""
 
     def pull(self) -> bool:
-        """See that there are lines; False at the end, where the file is closed."""
+        """See that there are lines; False at the end of what is there by now.
+
+        The file is closed at its end, unless its worker still writes to it.
+        """
         while not self.lines and self.descriptor >= 0:
             chunk = os.read(self.descriptor, CHUNK_BYTES)
             if not chunk:
-                self.close()
+                if self.last is not None:
+                    self.close()
                 break
             lines = chunk.split(b"\n")
             lines[0] = self._tail + lines[0]
@@ -176,7 +180,7 @@ class Worker:
                 budget -= len(chunk)
                 if not self.lines and not drained:
                     continue  # a long line goes on: nothing behind it is next
-            if self.segments:
+            if self.segments and self._pull_segments():
                 budget -= CHUNK_BYTES
                 found += self._merged()
             elif self.lines:
@@ -184,7 +188,7 @@ class Worker:
                 if self.lines:
                     sequence.skip_to(seq_of(self.lines[0]))
                 found = found + chosen if found else chosen
-            if drained and not self.lines and not self.segments:
+            if drained and not self.lines and not self._pull_segments():
                 if sequence.expected <= self.flush_to:
                     # Said behind everything that was written: the rest was dropped.
                     sequence.skip_to(self.flush_to + 1)
@@ -226,17 +230,22 @@ class Worker:
         """Whether a line bears our name; what is no line at all is not judged here."""
         return not line.startswith(PREFIX) or self._mark in line[:LONGEST_HEAD]
 
+    def _pull_segments(self) -> bool:
+        """See that segments have lines; False when none has more for now."""
+        found = False
+        for segment in list(self.segments):
+            if segment.pull():
+                found = True
+            elif segment.descriptor < 0:
+                self.segments.remove(segment)
+        return found
+
     def _merged(self) -> list[bytes]:
         """Lines of whichever way has the next one: a segment or the pipe."""
-        for segment in list(self.segments):
-            if not segment.pull():
-                self.segments.remove(segment)
         sequence = self.sequence
-        ways: list[Segment | Worker] = [*self.segments]
+        ways: list[Segment | Worker] = [each for each in self.segments if each.lines]
         if self.lines:
             ways.append(self)
-        if not ways:
-            return []
         way = min(ways, key=lambda each: seq_of(each.lines[0]))
         first = seq_of(way.lines[0])
         if first > sequence.expected:
@@ -290,20 +299,28 @@ class Worker:
             self.add_segment(message)
 
     def add_segment(self, message: dict[str, Any]) -> None:
-        """Open a spool segment that the worker told of; a missing one is a hole."""
+        """Take in what the worker said of a spool segment.
+
+        With a `last` it is complete; without, lines are still being added, and they are
+        read as they come. One that is missing was taken in and removed already.
+        """
         path = str(message["segment"])
+        last = int(message["last"]) if "last" in message else None
+        for known in self.taken:
+            if known.path == path:
+                known.last = last
+                return
         try:
             if not self.owns(path):
                 raise OSError("not a segment of this worker")
             descriptor = open_segment(path)
         except OSError:
-            # Taken in and removed already, by us or by the consumer before us.
-            self.sequence.forgive(int(message["first"]), int(message["last"]))
+            if last is not None:
+                self.sequence.forgive(int(message["first"]), last)
             return
-        segment = Segment(descriptor, path, int(message["last"]))
+        segment = Segment(descriptor, path, last)
         self.segments.append(segment)
         self.taken.append(segment)
-        self.taken.sort(key=lambda each: each.last)
 
     def owns(self, path: str) -> bool:
         """Whether a path is that of a segment of this worker's, by its name."""
@@ -352,13 +369,16 @@ class Worker:
             return False
         self.gone = True
         known = {segment.path for segment in self.taken}
+        still_open = [each for each in self.segments if each.last is None]
+        for segment in still_open:
+            segment.last = 0  # nobody writes to it any more: what is there is all
         claimed = False
         for path in orphans(identifier):
             name = os.path.basename(path)
             if path not in known and name.startswith(self.stream + "-"):
                 self.add_segment({"segment": path, "first": 0, "last": 0})
                 claimed = True
-        return claimed
+        return claimed or bool(still_open)
 
     def losses(self) -> dict[str, int]:
         """The counters of what went wrong."""
@@ -410,8 +430,13 @@ class Worker:
     def acknowledge(self, seq: int) -> None:
         """All records up to a seq are safe: remove their segments, note it to tell."""
         self.safe = max(self.safe, seq)
-        while self.taken and self.taken[0].last <= self.safe:
-            segment = self.taken.pop(0)
+        done = [
+            each
+            for each in self.taken
+            if each.last is not None and each.last <= self.safe and each.descriptor < 0
+        ]
+        for segment in done:
+            self.taken.remove(segment)
             if segment.path:
                 if failpoints.ACTIVE:
                     failpoints.hit("unlink")

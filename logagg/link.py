@@ -167,7 +167,11 @@ class Link:
         if failpoints.ACTIVE:
             failpoints.hit("park")
         try:
-            self._parked().append(line, self.seq)
+            parking = self._parked()
+            begun = not parking.is_open
+            parking.append(line, self.seq)
+            if begun:
+                self._tell_segments(parking)
         except (OSError, ValueError) as error:
             self._drop(f"cannot spool: {error}")
 
@@ -309,13 +313,14 @@ class Link:
         segments = []
         if self._parking is not None:
             segments = self._parking.announcements(again=True)
+        supervised = self.worker == os.environ.get("LOGAGG_SLOT")
         hello = {
             "hello": PROTOCOL,
             "kind": "records",
             "pid": os.getpid(),
             "process": process.current_process().name if process else "MainProcess",
             "worker": self.worker,
-            "supervised": self.worker == os.environ.get("LOGAGG_SLOT"),
+            "supervised": supervised,
             "stream": self._stream,
             "sinks": self._sinks,
             "acknowledged": self._acknowledged,
@@ -324,7 +329,7 @@ class Link:
             "again": self._handed > 0,
             "segments": segments,
         }
-        descriptors = [pipe.read, *standard_streams()]
+        descriptors = [pipe.read, *standard_streams(captured=supervised)]
         if kept is not None:
             descriptors.append(kept)
         try:
@@ -428,8 +433,13 @@ class Link:
 
     def _told_all(self, parking: Parking) -> bool:
         """Complete the segment and tell of it; False when the consumer cannot hear."""
-        assert self._control is not None
         parking.end()
+        return self._tell_segments(parking)
+
+    def _tell_segments(self, parking: Parking) -> bool:
+        """Tell the consumer of segments; it reads an open one as it grows."""
+        if self._control is None:
+            return False
         for each in parking.announcements(again=False):
             if not self._control.tell(each):
                 return False

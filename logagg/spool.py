@@ -109,12 +109,13 @@ class _Ended:
 class Parking:
     """All that one attachment has parked: the open segment and the ended ones."""
 
-    __slots__ = ("_ended", "_identifier", "_segment", "_stream")
+    __slots__ = ("_ended", "_identifier", "_segment", "_stream", "_told_open")
 
     def __init__(self, identifier: str, stream: str) -> None:
         self._identifier = identifier
         self._stream = stream
         self._segment: Segment | None = None
+        self._told_open = False
         self._ended: list[_Ended] = []
 
     @property
@@ -130,6 +131,7 @@ class Parking:
         """
         if self._segment is None:
             self._segment = Segment(self._identifier, self._stream, seq)
+            self._told_open = False
         segment = self._segment
         parked = sum(each.size_bytes for each in self._ended) + segment.size_bytes
         if parked + len(line) > CAP_BYTES:
@@ -168,15 +170,24 @@ class Parking:
             self._ended.pop(0)
 
     def announcements(self, *, again: bool) -> list[dict[str, Any]]:
-        """What tells the consumer of ended segments: all of them, or the untold."""
-        return [
+        """What tells the consumer of segments: of all of them, or the untold.
+
+        The open one has no `last` yet; the consumer reads what is in it as it comes.
+        """
+        found: list[dict[str, Any]] = [
             {"segment": each.path, "first": each.first, "last": each.last}
             for each in self._ended
             if again or not each.told
         ]
+        segment = self._segment
+        if segment is not None and (again or not self._told_open):
+            found.append({"segment": segment.path, "first": segment.first})
+        return found
 
     def told(self, path: str) -> None:
         """Note that the consumer knows of a segment."""
+        if self._segment is not None and self._segment.path == path:
+            self._told_open = True
         for each in self._ended:
             if each.path == path:
                 each.told = True

@@ -55,3 +55,23 @@ def test_a_redirected_descriptor_gets_plain_text(run: Any, tmp_path: Any) -> Non
     assert run.start("-w", 1, "app.py").wait(25) == 0
 
     assert target.read_text() == "only mine\n"
+
+
+def test_a_sink_on_a_captured_stream_does_not_feed_itself(run: Any) -> None:
+    """An app that asks for stdout and stderr sinks under run logs each record once."""
+    run.write(
+        "app.py",
+        "import logging, logagg, subprocess, sys\n"
+        "logging.getLogger().addHandler(logagg.Handler(sinks=['stdout:', 'stderr:']))\n"
+        "for n in range(20):\n"
+        "    logging.info('log %d', n)\n"
+        "code = 'import logging, logagg; logging.basicConfig('\n"
+        "code += 'handlers=[logagg.Handler(sinks=[\"stdout:\"])], level=20);'\n"
+        "code += 'logging.info(\"child\")'\n"
+        "subprocess.run([sys.executable, '-c', code], check=True)\n",
+    )
+
+    assert run.start("-w", 1, "app.py").wait(25) == 0
+
+    told = [r["message"] for r in run.records() if r["logger"] != "logagg"]
+    assert told == [*(f"log {n}" for n in range(20)), "child"]
