@@ -228,7 +228,7 @@ class Reception:
             self._greet_viewer(hello, fds[0])
             connection.close()
         elif kind == "reload" and not fds:
-            self._spawn(self._reload(Control(connection), connection))
+            self._spawn(self._reload(Control(connection), connection, hello))
         elif kind == "status" and not fds:
             Control(connection).tell(self._consumer.status())
             connection.close()
@@ -275,10 +275,17 @@ class Reception:
         self._holders.add(connection)
         self._loop.add_reader(connection, self._hear_holder, connection)
         urls = [str(url) for url in hello.get("sinks", [])]
-        self._spawn(self._want(Control(connection).tell, urls, fds))
+        own = hello.get("own") is True
+        self._spawn(self._want(Control(connection).tell, urls, fds, own=own))
 
-    async def _reload(self, control: Control, connection: socket.socket) -> None:
-        error = await self._consumer.reload()
+    async def _reload(
+        self, control: Control, connection: socket.socket, hello: dict[str, Any]
+    ) -> None:
+        if "sinks" in hello:
+            urls = [str(url) for url in hello["sinks"]]
+            error = await self._consumer.reconfigure(urls)
+        else:
+            error = await self._consumer.reload()
         control.tell({"error": error} if error else {"reloaded": 1})
         connection.close()
 
@@ -296,11 +303,16 @@ class Reception:
         self._consumer.wake()
 
     async def _want(
-        self, tell: Callable[[dict[str, Any]], bool], urls: list[str], fds: list[int]
+        self,
+        tell: Callable[[dict[str, Any]], bool],
+        urls: list[str],
+        fds: list[int],
+        *,
+        own: bool = False,
     ) -> None:
         """Open the sinks that someone wants, each once; tell of trouble."""
         for url in urls:
-            error = await self.add_sink(url, fds)
+            error = await self.add_sink(url, fds, wanted=own)
             if error:
                 tell({"error": error})
         if not self._consumer.fanout.lanes and not urls:

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -149,7 +149,10 @@ def reload_consumer(path: str) -> str:
 
 
 def ask(
-    path: str, kind: str = "status", timeout: float = ANSWER_TIMEOUT
+    path: str,
+    kind: str = "status",
+    timeout: float = ANSWER_TIMEOUT,
+    more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The answer of the consumer at a socket path; by default its counters.
 
@@ -160,7 +163,7 @@ def ask(
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
             connection.settimeout(timeout)
             connection.connect(path)
-            connection.send(orjson.dumps({"hello": 1, "kind": kind}))
+            connection.send(orjson.dumps({"hello": 1, "kind": kind, **(more or {})}))
             answer = orjson.loads(connection.recv(MAX_ANSWER_BYTES))
     except (OSError, orjson.JSONDecodeError) as error:
         raise ConsumerGone(f"no consumer answers at {path}: {error}") from error

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from logagg.config import reader
 from logagg.errors import ConfigError, LogaggError
 from logagg.supervisor.options import Status
 
@@ -123,7 +124,10 @@ def run(program: tuple[str, ...], **options: Any) -> None:
     options = {
         name: value for name, value in options.items() if value not in (None, ())
     }
+    configured = options.get("sinks")
     options, words = _own_options_after(program, options)
+    if options.get("sinks") == configured:  # else the command line decides
+        options["reread"] = reader(click.get_current_context(), "sinks")
     if options.get("watch"):
         from logagg.supervisor.watch import check
 
@@ -149,6 +153,7 @@ def _own_options_after(
     script = words[0].endswith((".py", ".pyc", ".pyz")) or options.get("module")
     if not script:
         return options, program
+    outer = click.get_current_context()
     end = words.index("--") if "--" in words else len(words)
     context = run.make_context(
         "run", [*words[1:end], _END], ignore_unknown_options=True
@@ -157,7 +162,10 @@ def _own_options_after(
         source = context.get_parameter_source(name)
         if name == "program" or source is not click.core.ParameterSource.COMMANDLINE:
             continue
-        earlier = options.get(name, ()) if isinstance(value, tuple) else ()
+        given = (
+            outer.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        )
+        earlier = options.get(name, ()) if isinstance(value, tuple) and given else ()
         options[name] = (*earlier, *value) if earlier else value
     left = [word for word in context.params["program"] if word != _END]
     return options, (words[0], *left, *words[end + 1 :])

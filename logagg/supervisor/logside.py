@@ -18,7 +18,7 @@ import subprocess
 import sys
 import termios
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
@@ -126,7 +126,8 @@ class LogSide:
 
     def _connect(self) -> None:
         """Tell the consumer that we are here, and hand over what it must read."""
-        hello = {"hello": 1, "kind": "hold", "sinks": list(self._sinks)}
+        hello: dict[str, Any] = {"hello": 1, "kind": "hold", "own": True}
+        hello["sinks"] = list(self._sinks)
         hold = self._say(hello, standard_streams())
         if hold is None:
             self._loop.call_later(RETRY, self._reconnect)
@@ -242,6 +243,21 @@ class LogSide:
             except OSError:
                 return  # it is dead; its end is noticed by the pidfd
             self._events.popleft()
+
+    async def reconfigure(self, sinks: Sequence[str]) -> None:
+        """Have the consumer write to these sinks from now on, and no others.
+
+        Raises:
+            ConfigError: It refused, and everything is as it was.
+            ConsumerGone: It does not answer.
+        """
+        from logagg.service import RELOAD_TIMEOUT, ask
+
+        more = {"sinks": list(sinks)}
+        answer = await asyncio.to_thread(ask, self.path, "reload", RELOAD_TIMEOUT, more)
+        if "error" in answer:
+            raise ConfigError(f"not reloaded: {answer['error']}")
+        self._sinks = tuple(sinks)
 
     def reopen(self) -> None:
         """Have the sinks open their targets anew (after an outside log rotation)."""

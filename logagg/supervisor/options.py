@@ -6,7 +6,7 @@ import enum
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,9 @@ from logagg.supervisor.address import Address, Policy
 from logagg.supervisor.sticky import Sticky
 
 __all__ = ["OnFailure", "Program", "Restart", "RunOptions", "Status"]
+
+
+DEFAULT_SINKS = ("stdout:?format=console",)
 
 
 class Status(enum.IntEnum):
@@ -156,7 +159,7 @@ class RunOptions:
 
     program: Program
     workers: int
-    sinks: tuple[str, ...] = ("stdout:?format=console",)
+    sinks: tuple[str, ...] = DEFAULT_SINKS
     level: str = field(default_factory=_level_from_environment)
     binds: tuple[Address, ...] = ()
     policy: Policy = Policy.KERNEL
@@ -174,6 +177,7 @@ class RunOptions:
     max_pending: int = 0
     watch: tuple[str, ...] = ()
     metrics: str = ""
+    reread: Callable[[], Sequence[str] | None] | None = None
     env: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -41,7 +41,7 @@ from logagg.supervisor.layers import become_subreaper
 from logagg.supervisor.listeners import Listeners
 from logagg.supervisor.logside import LogSide
 from logagg.supervisor.member import Member
-from logagg.supervisor.options import RunOptions, Status
+from logagg.supervisor.options import DEFAULT_SINKS, RunOptions, Status
 from logagg.supervisor.routing import Router
 from logagg.supervisor.slots import ReloadFailed, Slot, Slots, within
 from logagg.supervisor.start import Start
@@ -440,9 +440,23 @@ class Supervisor:
 
     # ---- what users ask -----------------------------------------------------------
 
+    async def _reread_sinks(self) -> None:
+        options = self.options
+        if options.reread is None:
+            return
+        try:
+            await self.logs.reconfigure(options.reread() or DEFAULT_SINKS)
+        except LogaggError as error:
+            self.report.say("error", "reload_failed", str(error))
+            raise ReloadFailed(str(error)) from error
+
     async def reload(self) -> int:
-        """Replace all workers one at a time. See `Slots.reload`."""
+        """Read the sinks again; replace all workers one at a time. See `Slots.reload`.
+
+        A mistake in the configuration is refused before any worker is replaced.
+        """
         self.report.say("info", "reload", "reloading")
+        await self._reread_sinks()
         count = await self.slots.reload()
         self.reloads += 1
         self.report.say("info", "reloaded", f"reloaded: {count} workers replaced")

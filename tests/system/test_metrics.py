@@ -156,6 +156,7 @@ sys.stdin.readline()
     assert {"lag", "late", "pending", "refused"} <= status.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["spool", "drop_old", "drop_new"])
 def test_a_dead_file_does_not_stop_the_others_and_the_numbers_add_up(
     tmp_path: Path, policy: str
@@ -224,6 +225,7 @@ def test_a_dead_file_loses_nothing_while_there_is_room_on_disk(tmp_path: Path) -
     assert of("a2", written(tmp_path)) == list(range(20_000))
 
 
+@pytest.mark.slow
 @pytest.mark.leaves_files
 def test_what_is_parked_survives_the_consumers_death(tmp_path: Path) -> None:
     """kill -9 with records parked: the next consumer of the file writes them, once."""
@@ -246,6 +248,7 @@ def test_what_is_parked_survives_the_consumers_death(tmp_path: Path) -> None:
     assert of("c", got) == list(range(10))
 
 
+@pytest.mark.slow
 def test_full_disk_from_the_first_byte_on(tmp_path: Path) -> None:
     """A file on a full disk (/dev/full) delays nobody and is reported."""
     with serving(
