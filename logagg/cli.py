@@ -19,6 +19,8 @@ _COMMANDS = {
     "scale": "logagg.supervisor.commands",
     "stop": "logagg.supervisor.commands",
     "check": "logagg.check",
+    "spool": "logagg.spool_cli",
+    "dlq": "logagg.spool_cli",
     "serve": "logagg.service",
     "send": "logagg.service",
     "status": "logagg.service",
