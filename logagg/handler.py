@@ -179,6 +179,7 @@ class Handler(logging.Handler):
             if (
                 self._location
                 or _CONTEXTVARS in _modules
+                or record.created.__class__ is not float
                 or not attached.second - 1 < record.created < attached.second + 2
             ):
                 self._add_context(record, fields)

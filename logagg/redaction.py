@@ -3,9 +3,10 @@
 Workers have replaced the values of well-known secret names already
 (`logagg.secret_names`). This is for a sink that wants more: what is redacted is the value
 of every field, at any depth, whose name was given, whatever its case, and what the given
-patterns match in any text; the word `secrets` stands for the well-known names. In its place stands `[redacted]`, always the same, so that nothing about the
-secret's length or beginning shows. The fixed fields of a record are not redacted by
-name. A secret inside a message is found only by a pattern.
+patterns match in any text; the word `secrets` stands for the well-known names. In its
+place stands `[redacted]`, always the same, so that nothing about the secret's length or
+beginning shows. The fixed fields of a record are not redacted by name. A secret inside a
+message is found only by a pattern.
 
 Cost: a batch is searched as one text, about half a microsecond a record. For that, case
 and vowels are folded together, so that a handful of searches stand for all the names;

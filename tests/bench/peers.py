@@ -53,9 +53,8 @@ class JsonFormatter(logging.Formatter):
             "process": record.processName,
             "thread": record.threadName,
         }
-        for name, value in record.__dict__.items():
-            if name not in _STANDARD:
-                fields[name] = value
+        attributes = record.__dict__.items()
+        fields |= {name: value for name, value in attributes if name not in _STANDARD}
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         return orjson.dumps(fields, default=str).decode()

@@ -783,7 +783,7 @@ def test_no_thread_is_started_by_logging(log, shared):
         ({"filename": "a\0b"}, "expected the path of a file"),
         ({"overflow": "explode"}, "choose one of spool, block, drop_new"),
         ({"maxBytes": 5}, "need a filename"),
-        ({"filename": "x.log", "maxBytes": -1}, "max_bytes"),
+        ({"filename": "x.log", "maxBytes": -1}, "maxBytes=-1"),
         ({"filename": "x.log", "backupCount": -1}, "backup"),
         ({"sinks": ["nosuch:x"]}, "unknown sink 'nosuch'"),
         ({"sinks": ["file:x.log?maxbytes=5"]}, "maxbytes"),

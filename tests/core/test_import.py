@@ -63,6 +63,7 @@ def test_public_names_are_listed_and_say_where_they_are_from():
 
     assert dir(logagg) == sorted(logagg.__all__)
     for name in logagg.__all__:
-        assert getattr(logagg, name) is not None
+        assert hasattr(logagg, name)
+    assert logagg.worker is None  # this is no worker of a run
     assert logagg.Handler.__module__ == "logagg"
     assert sys.modules["logagg"].__version__

@@ -33,7 +33,7 @@ def test_split_gives_whole_lines_however_the_bytes_are_cut(cuts, count):
     sequence = Sequence()
     found = []
     places = sorted({min(cut, len(data)) for cut in cuts} | {0, len(data)})
-    for start, end in zip(places, places[1:], strict=False):
+    for start, end in itertools.pairwise(places):
         found += sequence.split(data[start:end])
 
     assert found == [line(n) for n in range(1, count + 1)]

@@ -134,10 +134,14 @@ def test_the_cap_bounds_all_segments_of_a_process_together(monkeypatch):
 
 
 def test_segments_are_announced_until_they_are_told_of():
-    """The consumer hears of each ended segment once; a new one hears of all."""
+    """The consumer hears of a segment as it begins and ends; a new one hears of all."""
     parking = Parking("an-id", "1-a")
     parking.append(line(3), 3)
+    (begun,) = parking.announcements(again=False)
+    assert (begun["first"], "last" in begun) == (3, False)
+    parking.told(begun["segment"])
     assert parking.announcements(again=False) == []
+    assert parking.announcements(again=True) == [begun]
     parking.end()
     parking.spill([line(1), line(2)])
 

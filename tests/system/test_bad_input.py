@@ -129,9 +129,8 @@ def test_a_target_that_cannot_be_a_log_is_told_in_one_line(tmp_path, what):
         told = [line for line in shown if said in line]
         assert len(told) == 1, done.stderr
         assert path in told[0]
-        assert [strict(line)["message"] for line in shown if line.startswith("{")][
-            0
-        ] == "x"
+        told = (line for line in shown if line.startswith("{"))
+        assert strict(next(told))["message"] == "x"
         assert done.stdout == "still here\n"
     assert (tmp_path / "other").read_bytes() == b""
 

@@ -44,7 +44,9 @@ def reload(process: subprocess.Popen[bytes], folder: Path) -> tuple[int, str]:
 
 def test_workers_and_sinks_come_from_the_file(tmp_path: Path) -> None:
     """As if they stood on the command line."""
-    (tmp_path / "logagg.toml").write_text('sinks = ["file:a.log"]\n[run]\nworkers = 2\n')
+    (tmp_path / "logagg.toml").write_text(
+        'sinks = ["file:a.log"]\n[run]\nworkers = 2\n'
+    )
     with run(tmp_path):
         support.wait_until(
             lambda: (
@@ -64,7 +66,9 @@ def whole(path: Path) -> list[dict[str, object]]:
 
 def test_a_reload_changes_the_sinks_and_loses_nothing(tmp_path: Path) -> None:
     """What the old workers said is in the old file and the new one, each once."""
-    (tmp_path / "logagg.toml").write_text('sinks = ["file:a.log"]\n[run]\nworkers = 1\n')
+    (tmp_path / "logagg.toml").write_text(
+        'sinks = ["file:a.log"]\n[run]\nworkers = 1\n'
+    )
     with run(tmp_path) as process:
         support.wait_until(support.have(tmp_path / "a.log", 50), 20)
         (tmp_path / "logagg.toml").write_text(
@@ -86,7 +90,9 @@ def test_a_bad_configuration_is_refused_before_a_worker_is_replaced(
     tmp_path: Path,
 ) -> None:
     """The old workers and sinks go on, and the mistake is named."""
-    (tmp_path / "logagg.toml").write_text('sinks = ["file:a.log"]\n[run]\nworkers = 1\n')
+    (tmp_path / "logagg.toml").write_text(
+        'sinks = ["file:a.log"]\n[run]\nworkers = 1\n'
+    )
     with run(tmp_path) as process:
         support.wait_until(support.have(tmp_path / "a.log", 10), 20)
         before = whole(tmp_path / "a.log")[-1]["pid"]
@@ -102,7 +108,9 @@ def test_a_bad_configuration_is_refused_before_a_worker_is_replaced(
 
 def test_sinks_behind_the_program_replace_those_of_the_file(tmp_path: Path) -> None:
     """The command line decides, wherever in it the option stands."""
-    (tmp_path / "logagg.toml").write_text('sinks = ["file:a.log"]\n[run]\nworkers = 1\n')
+    (tmp_path / "logagg.toml").write_text(
+        'sinks = ["file:a.log"]\n[run]\nworkers = 1\n'
+    )
     (tmp_path / "once.py").write_text("import logging\nlogging.warning('m')\n")
     support.finish(
         [*LOGAGG, "run", "once.py", "--sink", "file:b.log"], status=None, cwd=tmp_path
