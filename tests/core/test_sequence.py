@@ -1,6 +1,7 @@
 """One worker's lines by several ways: each seq once, in order, everything counted."""
 
 import contextlib
+import itertools
 import os
 import socket
 
