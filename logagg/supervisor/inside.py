@@ -7,8 +7,8 @@ One daemon thread reads the channel. It answers the supervisor's own questions a
 present, and it is the watch for the supervisor's death: end of file means TERM to this
 process and, 1.2 s later, KILL to its process group.
 
-Messages go from the reader into `_inbox` and from there to the handlers, in order, in a
-second thread that is started with the first handler. A handler that is a coroutine
+Messages go from the reader to the handlers, in order, in a second thread (`dispatch`)
+that is started with the first handler. A handler that is a coroutine
 function runs on the program's event loop: the one that ran when the handler was
 registered, when the program began to listen, or when it last awaited something of
 this object.
@@ -25,15 +25,14 @@ import os
 import select
 import signal
 import socket
-import sys
 import threading
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
 from logagg.errors import ClosedError, WireError
 from logagg.supervisor.channel import Decoder, Frame, encode, receive
+from logagg.supervisor.dispatch import THREAD, Dispatcher
 from logagg.supervisor.handlers import Handlers
 from logagg.supervisor.messages import Outbox
 from logagg.supervisor.pending import Pending
@@ -101,10 +100,8 @@ class Worker:
         self._answers: dict[int, Pending[tuple[Frame, list[int]]]] = {}
         self._deadlines: list[tuple[float, int]] = []
         self._next_question = 0
-        self._inbox: deque[tuple[Frame, list[int]]] = deque()
-        self._arrived = threading.Condition()
-        self._dispatching = False
-        self._loop: Any = None
+        self._lock = threading.Lock()  # guards the questions and their deadlines
+        self._dispatcher = Dispatcher(self._handlers, self._transmit)
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.on_task: Callable[[Frame], None] | None = None
         self.on_ready: Callable[[], None] | None = None
@@ -148,8 +145,8 @@ class Worker:
         return self._post({"k": "broadcast", "b": message}, [])
 
     def _post(self, frame: Frame, fds: list[int]) -> Pending[None]:
-        wait = None if self._adopt_running_loop() else 1e9
-        if threading.current_thread().name == "logagg-messages":
+        wait = None if self._dispatcher.adopt_running() else 1e9
+        if threading.current_thread().name == THREAD:
             wait = None  # a handler that waits here would wait for itself
         return self._outbox.post(frame, fds, wait=wait)
 
@@ -160,7 +157,7 @@ class Worker:
             TimeoutError: From the result, after `timeout` seconds.
             RuntimeError: From the result: the handler raised, or there is none.
         """
-        self._adopt_running_loop()
+        self._dispatcher.adopt_running()
         answer: Pending[Any] = Pending()
         question = self._question({"k": "request", "b": message}, [], timeout)
 
@@ -188,9 +185,9 @@ class Worker:
         """
 
         def register(function: F) -> F:
-            self._adopt_running_loop()
+            self._dispatcher.adopt_running()
             self._handlers.add(event, function)
-            self._start_dispatching()
+            self._dispatcher.start()
             return function
 
         return register
@@ -199,7 +196,7 @@ class Worker:
         """Iterate over the messages; each is acknowledged when the next is asked for."""
         import asyncio
 
-        self._adopt_running_loop()
+        self._dispatcher.adopt_running()
         queue: asyncio.Queue[Any] = asyncio.Queue(1)
         taken = asyncio.Semaphore(0)
 
@@ -224,9 +221,7 @@ class Worker:
 
     def adopt_loop(self, loop: Any) -> None:
         """Run coroutine handlers on that event loop."""
-        self._loop = loop
-        with self._arrived:
-            self._arrived.notify_all()
+        self._dispatcher.adopt(loop)
 
     def on_shutdown(self, function: F) -> F:
         """Call the function (with the seconds that are left) when this worker must stop.
@@ -234,7 +229,7 @@ class Worker:
         It runs before TERM is sent: the signal comes when all hooks have returned, or
         at the deadline. Use it as a decorator, also as `@logagg.on_shutdown`.
         """
-        self._adopt_running_loop()
+        self._dispatcher.adopt_running()
         self._shutdown_hooks.append(function)
         self.tell({"k": "hooks", "n": len(self._shutdown_hooks)})
         return function
@@ -261,7 +256,7 @@ class Worker:
 
     def listening(self, host: str, port: int) -> None:
         """Tell that the program listens."""
-        self._adopt_running_loop()
+        self._dispatcher.adopt_running()
         self.tell({"k": "listening", "host": host, "port": port})
         if self.on_ready is not None:
             self.on_ready()
@@ -286,7 +281,7 @@ class Worker:
         self, frame: Frame, fds: list[int], timeout: float
     ) -> Pending[tuple[Frame, list[int]]]:
         answer: Pending[tuple[Frame, list[int]]] = Pending()
-        with self._arrived:
+        with self._lock:
             self._next_question += 1
             number = self._next_question
             self._answers[number] = answer
@@ -330,7 +325,7 @@ class Worker:
         """Fail what was not answered in time; milliseconds until the next deadline."""
         expired: list[Pending[tuple[Frame, list[int]]]] = []
         wait: float | None = None
-        with self._arrived:
+        with self._lock:
             while self._deadlines:
                 deadline, number = self._deadlines[0]
                 left = deadline - time.monotonic()
@@ -356,9 +351,7 @@ class Worker:
         elif kind == "ping":
             self._pong(frame["n"])
         elif kind in ("message", "request"):
-            with self._arrived:
-                self._inbox.append((frame, fds))
-                self._arrived.notify_all()
+            self._dispatcher.put(frame, fds)
         elif kind == "shutdown":
             threading.Thread(
                 target=self._shut_down, args=(frame["timeout"],), daemon=True
@@ -371,7 +364,7 @@ class Worker:
     def _pong(self, number: int) -> None:
         """Answer from the event loop, if the program has one: that is what may hang."""
         answer = {"k": "pong", "n": number, "connections": self._connections}
-        loop = self._loop
+        loop = self._dispatcher.loop
         if loop is not None and loop.is_running():
             try:
                 loop.call_soon_threadsafe(self.tell, answer)
@@ -404,7 +397,7 @@ class Worker:
             try:
                 result = hook(left) if _takes_argument(hook) else hook()
                 if inspect.isawaitable(result):
-                    self._on_loop(result).result(left)
+                    self._dispatcher.on_loop(result).result(left)
             except Exception:
                 logger.exception("a shutdown hook failed")
         self.tell({"k": "hooks_done"})
@@ -415,127 +408,6 @@ class Worker:
             _current = None
         self._socket.close()
         os.close(self._wake)
-
-    # ---- messages -----------------------------------------------------------------
-
-    def _adopt_running_loop(self) -> bool:
-        """Remember the running loop of this thread; whether there is one."""
-        asyncio = sys.modules.get("asyncio")
-        loop = None if asyncio is None else asyncio._get_running_loop()
-        if loop is None:
-            return False
-        if loop is not self._loop:
-            self.adopt_loop(loop)
-        return True
-
-    def _start_dispatching(self) -> None:
-        with self._arrived:
-            self._arrived.notify_all()
-            if self._dispatching:
-                return
-            self._dispatching = True
-        threading.Thread(
-            target=self._dispatch, name="logagg-messages", daemon=True
-        ).start()
-
-    def _dispatch(self) -> None:
-        while True:
-            with self._arrived:
-                self._arrived.wait_for(self._deliverable)
-                frame, fds = self._inbox.popleft()
-            if frame["k"] == "request":
-                self._answer(frame)
-            else:
-                self._deliver(frame, fds)
-
-    def _deliverable(self) -> bool:
-        if not self._inbox:
-            return False
-        kind = self._inbox[0][0]["k"]
-        return kind == "request" or kind in self._handlers
-
-    def _deliver(self, frame: Frame, fds: list[int]) -> None:
-        sock = socket.socket(fileno=fds[0]) if fds else None
-        waiting: list[Any] = []
-        for call in self._handlers.get("message", frame.get("b"), sock):
-            try:
-                result = call()
-                if inspect.isawaitable(result):
-                    waiting.append(self._on_loop(result))
-            except Exception:
-                logger.exception("a message handler failed")
-        number = frame["id"]
-        if not waiting:
-            self.tell({"k": "ack", "ids": [number]})
-            return
-        left = len(waiting)
-
-        def finished(done: Any) -> None:
-            nonlocal left
-            left -= 1
-            if not done.cancelled() and done.exception() is not None:
-                logger.error("a message handler failed", exc_info=done.exception())
-            if left == 0:
-                self.tell({"k": "ack", "ids": [number]})
-
-        for future in waiting:
-            future.add_done_callback(finished)
-
-    def _answer(self, frame: Frame) -> None:
-        calls = self._handlers.get("request", frame.get("b"))
-        number = frame["q"]
-        if not calls:
-            self.tell({"k": "answer", "q": number, "error": "no request handler"})
-            return
-
-        def answer(value: Any) -> None:
-            try:
-                data = encode({"k": "answer", "q": number, "b": value})
-            except WireError as error:
-                data = encode({"k": "answer", "q": number, "error": str(error)})
-            try:
-                self._transmit(data, [])
-            except OSError:
-                pass
-
-        def failed(error: BaseException) -> None:
-            logger.error("a request handler failed", exc_info=error)
-            text = f"{type(error).__name__}: {error}"
-            self.tell({"k": "answer", "q": number, "error": text[:4000]})
-
-        def finished(done: Any) -> None:
-            error = done.exception()
-            if error is None:
-                answer(done.result())
-            else:
-                failed(error)
-
-        try:
-            result = calls[0]()
-        except Exception as error:  # noqa: BLE001  told to the one who asked
-            failed(error)
-            return
-        if inspect.isawaitable(result):
-            self._on_loop(result).add_done_callback(finished)
-        else:
-            answer(result)
-
-    def _on_loop(self, awaitable: Any) -> Any:
-        """Run a handler's coroutine on the program's loop, waiting for one if need be."""
-        import asyncio
-
-        with self._arrived:
-            if not self._arrived.wait_for(lambda: self._loop is not None, 1.0):
-                logger.warning(
-                    "an async handler waits: no event loop of this program has been seen "
-                    "yet; register it while the loop runs, or call worker.adopt_loop()"
-                )
-                self._arrived.wait_for(lambda: self._loop is not None)
-
-        async def run() -> Any:
-            return await awaitable
-
-        return asyncio.run_coroutine_threadsafe(run(), self._loop)
 
 
 def _takes_argument(function: Callable[..., Any]) -> bool:

@@ -304,12 +304,13 @@ def test_two_hundred_long_lived_connections(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(180)
 def test_fifty_kills_during_hand_over(web: Any, tools: Any) -> None:
     """Workers are killed again and again under load; the supervisor and the port live."""
     port = tools.free_port()
     bind = ["--bind", f"127.0.0.1:{port}", "--policy", "rr"]
-    web.start("-w", 4, "--stop-timeout", 5, *bind, *_words("http.server", port))
-    web.until_ready(4)
+    web.start("-w", 13, "--stop-timeout", 5, *bind, *_words("http.server", port))
+    web.until_ready(13, 40)
     stop = threading.Event()
     good = collections.Counter()
 
@@ -325,20 +326,18 @@ def test_fifty_kills_during_hand_over(web: Any, tools: Any) -> None:
     for thread in threads:
         thread.start()
     kills = 0
-    deadline = time.monotonic() + 50
-    while kills < 50:
-        assert time.monotonic() < deadline, f"{kills} kills, {good}"
-        for pid in web.workers().values():
-            try:
-                os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 90
+    while kills < 50 and time.monotonic() < deadline:
+        for slot in web.status()["slots"]:
+            if slot["state"] == "ready":
+                os.kill(slot["pid"], signal.SIGKILL)
                 kills += 1
-            except ProcessLookupError:
-                pass
     stop.set()
     for thread in threads:
         thread.join()
+    assert kills >= 50, good
 
-    web.until_ready(4, 40)
-    assert {tools.get(port).split()[0] for _ in range(8)} == {"1", "2", "3", "4"}
+    web.until_ready(13, 50)
+    assert len({tools.get(port).split()[0] for _ in range(13)}) == 13
     assert good["yes"] > 0
     assert web.stop() == -signal.SIGTERM
