@@ -3,10 +3,10 @@
 import subprocess
 
 import pytest
-
 import support
-from logagg import clock
 from support import BASIC, events, python, records, running, settled, wait_until
+
+from logagg import clock
 
 
 def test_an_offset_that_is_known_is_kept_until_time_has_stepped():

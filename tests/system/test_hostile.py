@@ -10,7 +10,6 @@ import time
 
 import orjson
 import pytest
-
 import support
 from harness import Fleet
 from support import BASIC, have, python, records, running, settled, wait_until
@@ -377,7 +376,7 @@ def test_another_user_is_refused_by_what_the_kernel_says(scene):
         "s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n"
         "s.connect(sys.argv[1])\n"
         "try:\n"
-        "    s.send(b'{\"hello\":1,\"kind\":\"status\"}')\n"
+        '    s.send(b\'{"hello":1,"kind":"status"}\')\n'
         "    answer = s.recv(100000)\n"
         "except OSError:\n"
         "    answer = b''\n"

@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-
 import support
 from harness import Fleet, jailed, plugin_path
 from harness.jail import possible, read_only, small_disk
@@ -103,7 +102,9 @@ def test_a_stopped_worker_holds_up_nobody_else(tmp_path):
         with stopped(big.processes[0].pid):
             fleet.progress(500)
             size = path.stat().st_size
-            wait_until(lambda: path.stat().st_size > size + 20_000, 3, "others' records")
+            wait_until(
+                lambda: path.stat().st_size > size + 20_000, 3, "others' records"
+            )
         fleet.stop()
         fleet.join()
         big.stop()
@@ -201,7 +202,11 @@ def test_a_sink_that_never_answers_delays_neither_file_nor_exit(tmp_path):
     stuck.touch()
     path = tmp_path / "app.log"
     with Fleet(
-        path, workers=2, count=500, env=plugin_path(), sinks=[f"stuck:{stuck}?policy=drop_old"]
+        path,
+        workers=2,
+        count=500,
+        env=plugin_path(),
+        sinks=[f"stuck:{stuck}?policy=drop_old"],
     ) as fleet:
         fleet.join(10)
     wait_until(lambda: _lines(path) == 1000, what="the file")

@@ -5,7 +5,6 @@ import signal
 import subprocess
 
 import pytest
-
 import support
 from support import (
     BASIC,
@@ -194,7 +193,7 @@ for n in range(500):
 
     expected = 500 + ("say" in ENDINGS[how])
     assert "logagg:" not in done.stderr
-    wait_until(lambda: support.have(path, expected)())
+    wait_until(support.have(path, expected))
     settled()
     assert_complete(records(path), {"main": expected})
 

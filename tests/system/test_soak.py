@@ -6,7 +6,6 @@ import signal
 import time
 
 import pytest
-
 import support
 from harness import Fleet, fresh_record
 
@@ -36,9 +35,10 @@ def test_random_kills_and_stops_lose_nothing(tmp_path, request):
         ) as fleet:
             fleets.append(fleet)
             round_until = min(time.monotonic() + chance.uniform(3, 10), until)
+            harm = Harm(chance, fleet)
             while time.monotonic() < round_until:
                 time.sleep(chance.uniform(0.05, 1.0))
-                _harm(chance, fleet)
+                harm.do()
             fleet.stop()
             fleet.join(60)
             sent = sum(each.returned for each in fleet.sent())
@@ -51,22 +51,39 @@ def test_random_kills_and_stops_lose_nothing(tmp_path, request):
         fleet.judge(settle=None).require(longest=2.0)
 
 
-def _harm(chance, fleet):
-    """Do one terrible thing."""
-    consumers = support.consumers()
-    what = chance.random()
-    if what < 0.4 and consumers:
-        _signal(consumers[0], signal.SIGKILL)
-    elif what < 0.5 and consumers:
-        _suspend(chance, consumers[0])
-    elif what < 0.7:
-        victim = chance.choice(fleet.processes)
-        if victim.poll() is None:
-            _suspend(chance, victim.pid)
-    elif what < 0.85:
-        fleet.kill(chance.randrange(len(fleet.processes)))
-    elif consumers:
-        _signal(consumers[0], chance.choice([signal.SIGTERM, signal.SIGHUP]))
+class Harm:
+    """Does terrible things, but none that nobody could survive.
+
+    A worker that is killed while there is no consumer takes the pipe along, and with it
+    what nobody has read: that loss is stated, so here workers are killed only when a
+    consumer has been at work for a while.
+    """
+
+    def __init__(self, chance, fleet):
+        self._chance = chance
+        self._fleet = fleet
+        self._calm_at = time.monotonic() + 1.0
+
+    def do(self):
+        """Do one of them."""
+        consumers = support.consumers()
+        what = self._chance.random()
+        if what < 0.15:
+            if time.monotonic() > self._calm_at:
+                self._fleet.kill(self._chance.randrange(len(self._fleet.processes)))
+        elif what < 0.35:
+            victim = self._chance.choice(self._fleet.processes)
+            if victim.poll() is None:
+                _suspend(self._chance, victim.pid)
+        elif not consumers:
+            return
+        elif what < 0.45:
+            _suspend(self._chance, consumers[0])
+        elif what < 0.55:
+            _signal(consumers[0], signal.SIGHUP)
+        else:
+            self._calm_at = time.monotonic() + 3.0
+            _signal(consumers[0], signal.SIGKILL if what < 0.9 else signal.SIGTERM)
 
 
 def _suspend(chance, pid):
