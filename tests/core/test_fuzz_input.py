@@ -1,0 +1,179 @@
+"""A fuzz target for everything that a stranger's bytes reach in the consumer.
+
+`target` takes any bytes; it must raise nothing, lose nothing that is well formed, keep
+its memory bounded and let nothing through that is no record. hypothesis feeds it here;
+any other fuzzer can call it as it is.
+"""
+
+import contextlib
+import json
+import os
+import socket
+
+import orjson
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from support import wire_line
+
+from logagg import intake, wire
+from logagg.intake import Ended, Stream, Worker
+from logagg.order import Merger
+
+START = 1_795_568_400 * 1_000_000_000
+
+
+def target(data: bytes) -> list[bytes]:
+    """Give bytes to a worker's pipe; return the lines that the merge lets through."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    hello = {"pid": 1, "worker": "1", "stream": "1-a"}
+    worker = Worker(here, read, hello, os.getpid())
+    merger = Merger()
+    try:
+        with there, contextlib.suppress(Ended):
+            for start in range(0, len(data), 32_768):
+                os.write(write, data[start : start + 32_768])
+                lines, drained = worker.read(1 << 20)
+                if lines:
+                    worker.mark(lines)
+                    merger.add(lines, drained=drained)
+            os.close(write)
+            write = -1
+            while True:
+                lines, drained = worker.read(1 << 20)
+                if lines:
+                    worker.mark(lines)
+                    merger.add(lines, drained=drained)
+        merger.strangers(START + 10**9)
+        worker.losses()
+        worker.statistics()
+        return merger.release(START + 10**10, all_ended=True)
+    finally:
+        if write >= 0:
+            os.close(write)
+        worker.close()
+
+
+good = st.integers(1, 20).map(lambda n: wire_line(START + n, n) + b"\n")
+broken = st.tuples(good, st.integers(0, 90), st.binary(max_size=5)).map(
+    lambda parts: parts[0][: parts[1]] + parts[2] + parts[0][parts[1] :]
+)
+pieces = st.one_of(good, broken, st.binary(max_size=200), st.just(b"\n"))
+
+
+@given(st.lists(pieces, max_size=30).map(b"".join))
+@example(b'{"timestamp":"' + b"\xff" * 100 + b"\n")
+@example(wire.PREFIX + b"\n")
+@example(b"\n" * 100_000)
+@example(wire_line(START, 10**18) + b"\n" + wire_line(START, 1) + b"\n")
+@example(wire_line(START, 1).replace(b'"seq":1', b'"seq":99999999999999999999') + b"\n")
+def test_no_bytes_in_a_pipe_raise_or_pass_for_records(data):
+    """What comes out begins as a line does and carries a time that is believed."""
+    for line in target(data):
+        assert line.startswith(wire.PREFIX)
+        assert b"\n" not in line
+        wire.key_ns(line)
+        wire.level_of(line)
+
+
+@given(st.lists(st.integers(1, 5), max_size=10), st.binary(max_size=100))
+def test_good_lines_come_through_whatever_junk_is_between_them(gaps, junk):
+    """Junk lines cost themselves, never a record."""
+    junk = junk.replace(b"\n", b"") + b"\n"
+    data = b""
+    for n, gap in enumerate(gaps, 1):
+        data += junk * gap + wire_line(START + n, n) + b"\n"
+
+    seqs = [wire.seq_of(line) for line in target(data) if wire.is_line(line)]
+
+    assert seqs == list(range(1, len(gaps) + 1))
+
+
+@given(
+    st.lists(st.binary(max_size=300), max_size=10),
+    st.sampled_from(["stdout", "stderr"]),
+)
+def test_captured_output_of_any_bytes_becomes_records(chunks, stream):
+    """Whatever a program prints: whole records of JSON, every byte accounted for."""
+    read, write = os.pipe()
+    source = Stream(read, {"slot": "1", "pid": 1, "stream": stream})
+    found = []
+    try:
+        for chunk in chunks:
+            os.write(write, chunk)
+            found += source.read(1 << 20, START, 0)[0]
+        os.close(write)
+        write = -1
+        with contextlib.suppress(Ended):
+            while True:
+                found += source.read(1 << 20, START, 0)[0]
+    finally:
+        if write >= 0:
+            os.close(write)
+        source.close()
+
+    records = [orjson.loads(line + b"}") for line in found]
+    assert [each["seq"] for each in records] == list(range(1, len(records) + 1))
+    assert all(wire.is_line(line) for line in found)
+    text = b"".join(chunks)
+    whole = text.count(b"\n") + (not text.endswith(b"\n") and text != b"")
+    assert len(records) == whole
+    assert sum(each.get("partial", False) for each in records) == (
+        text != b"" and not text.endswith(b"\n")
+    )
+
+
+values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text()),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.text(), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+keys = ["flush", "dropped", "torn", "bye", "segment", "first", "last", "sinks", "ack"]
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(keys), values), max_size=5))
+def test_no_packet_behind_the_hello_raises(packets):
+    """A worker may say anything: the worst is that it is not heard any more."""
+    read, write = os.pipe()
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    worker = Worker(here, read, {"pid": 1, "worker": "1", "stream": "1-a"}, 1)
+    try:
+        with there:
+            for packet in packets:
+                there.send(json.dumps(packet).encode())
+            worker.hear()
+        orjson.dumps(worker.losses())
+        orjson.dumps(worker.statistics())
+        worker.read(1 << 20)
+        worker.tell_safe(0)
+    finally:
+        os.close(write)
+        worker.close()
+
+
+@pytest.mark.parametrize("size", [intake.MAX_CAPTURED_BYTES * 3 + 17])
+def test_a_captured_line_without_end_is_cut_into_marked_pieces(size):
+    """Memory is bounded: a very long raw line becomes several records, all of it there."""
+    read, write = os.pipe()
+    source = Stream(read, {"slot": "1", "pid": 1, "stream": "stdout"})
+    found = []
+    data = b"x" * size
+    sent = 0
+    os.set_blocking(write, False)
+    while sent < size:
+        sent += os.write(write, data[sent : sent + 60_000])
+        found += source.read(1 << 20, START, 0)[0]
+    os.close(write)
+    with contextlib.suppress(Ended):
+        while True:
+            found += source.read(1 << 20, START, 0)[0]
+    source.close()
+
+    records = [orjson.loads(line + b"}") for line in found]
+    assert sum(len(each["message"]) for each in records) == size
+    assert all(each["partial"] for each in records)
+    assert max(len(each["message"]) for each in records) <= intake.MAX_CAPTURED_BYTES

@@ -1,0 +1,99 @@
+"""The clock: steps, freezing, and one time for all processes."""
+
+import subprocess
+
+import pytest
+import support
+from support import BASIC, events, python, records, running, settled, wait_until
+
+from logagg import clock
+
+
+def test_an_offset_that_is_known_is_kept_until_time_has_stepped():
+    """A new consumer goes on with the old one's time unless the wall clock jumped."""
+    measured = clock.measure_offset()
+
+    assert clock.shared_offset(measured + 1000) == measured + 1000
+    for step in (-1, 1):
+        stepped = measured + step * 2 * clock.STEP_NS
+        assert abs(clock.shared_offset(stepped) - measured) < clock.STEP_NS
+
+
+def test_the_log_reads_as_wall_time(tmp_path):
+    """A record's stamp is the time of day, within a few milliseconds."""
+    path = tmp_path / "app.log"
+    before = support.time.time_ns()
+    python(BASIC + "log.info('x')", path)
+    after = support.time.time_ns()
+    settled()
+
+    (line,) = [each for each in support.lines(path) if b'"logger":"app"' in each]
+    from logagg import wire
+
+    assert before - 50_000_000 < wire.key_ns(line) < after + 50_000_000
+
+
+def test_all_processes_of_a_consumer_have_one_clock_even_after_its_death(tmp_path):
+    """A restarted consumer hands out the same offset: no stamp goes back."""
+    path = tmp_path / "app.log"
+    code = BASIC + "log.info('x')\nprint('up', flush=True)\nsys.stdin.readline()\n"
+    with running(code, path, stdin=subprocess.PIPE) as one:
+        assert one.stdout.readline() == "up\n"
+        wait_until(support.have(path, 1))
+        (name,) = [x for x in support.runtime_files() if x.endswith(".lock")]
+        lock = support.Path(support.os.environ["XDG_RUNTIME_DIR"], name)
+        before = lock.read_bytes()
+        support.os.kill(support.consumer(), support.signal.SIGKILL)
+        python(code, path, input="\n")
+        assert lock.read_bytes() == before
+        one.stdin.close()
+        assert one.wait(20) == 0
+    settled()
+
+
+STEPPED = (
+    BASIC
+    + """
+print("up", flush=True)
+for n in range(int(sys.argv[2])):
+    log.info("x", extra={"who": sys.argv[3], "n": n})
+    time.sleep(0.002)
+"""
+)
+
+
+@pytest.mark.parametrize("step", ["+3600", "-3600"])
+def test_a_step_of_the_wall_clock_reorders_nothing(tmp_path, step):
+    """The step is told as a record; stamps never go back, no record is lost."""
+    path = tmp_path / "app.log"
+    env = {**support.os.environ, "LOGAGG_FAILPOINT": f"wall:add={step}@2"}
+    with (
+        running(STEPPED, path, 1500, "a", env=env) as one,
+        running(STEPPED, path, 1500, "b", env=env) as two,
+    ):
+        assert (one.wait(30), two.wait(30)) == (0, 0)
+    settled()
+
+    support.assert_complete(records(path), {"a": 1500, "b": 1500})
+    support.assert_ordered(support.lines(path))
+    (told,) = events("clock_step", path)
+    assert abs(told["step_seconds"] - float(step)) < 1
+
+
+def test_a_suspended_worker_is_waited_for_no_longer_than_the_window(tmp_path):
+    """SIGSTOP to one worker: the records of another arrive as fast as before."""
+    path = tmp_path / "app.log"
+    with (
+        running(STEPPED, path, 10**6, "a") as one,
+        running(STEPPED, path, 600, "b") as two,
+    ):
+        wait_until(support.have(path, 100))
+        with support.stopped(one.pid):
+            size = path.stat().st_size
+            wait_until(lambda: path.stat().st_size > size + 10_000, 2, "b's records")
+            assert two.wait(20) == 0
+            wait_until(lambda: path.read_bytes().count(b'"who":"b"') == 600, 3)
+    settled()
+
+    found = [each["n"] for each in records(path) if each["who"] == "b"]
+    assert found == list(range(600))

@@ -1,0 +1,454 @@
+"""Hostile neighbors: refused, counted, and nobody else notices."""
+
+import json
+import os
+import random
+import socket
+import stat
+import subprocess
+import time
+
+import orjson
+import pytest
+import support
+from harness import Fleet
+from support import BASIC, have, python, records, running, settled, wait_until
+
+
+@pytest.fixture
+def scene(tmp_path):
+    """A consumer with a well-behaved worker that logs all the time."""
+    path = tmp_path / "app.log"
+    with Fleet(path, workers=1, count=10**9, rate=500) as fleet:
+        fleet.progress(50)
+        wait_until(have(path, 50))
+        yield Scene(path, fleet)
+
+
+class Scene:
+    def __init__(self, path, fleet):
+        self.path = path
+        self.fleet = fleet
+        self.consumer = support.consumer()
+        (name,) = [each for each in support.runtime_files() if each.endswith(".sock")]
+        self.socket = os.path.join(os.environ["XDG_RUNTIME_DIR"], name)
+
+    def connect(self):
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        made.settimeout(10)
+        made.connect(self.socket)
+        return made
+
+    def status(self):
+        with self.connect() as asker:
+            asker.send(orjson.dumps({"hello": 1, "kind": "status"}))
+            answer = orjson.loads(asker.recv(1 << 20))
+            assert "workers" in answer, answer
+            return answer
+
+    def hello(self, **changes):
+        return {
+            "hello": 1,
+            "kind": "records",
+            "pid": os.getpid(),
+            "process": "evil",
+            "worker": "666",
+            "stream": f"{os.getpid()}-e",
+            "sinks": [],
+            "acknowledged": 0,
+            "dropped": 0,
+            "torn": 0,
+            "again": False,
+            "segments": [],
+            **changes,
+        }
+
+    def attach(self, **changes):
+        """Attach as a worker; return the connection and the pipe's write end."""
+        read, write = os.pipe()
+        null = os.open("/dev/null", os.O_RDWR)
+        connection = self.connect()
+        packet = json.dumps(self.hello(**changes)).encode()
+        socket.send_fds(connection, [packet], [read, null, null])
+        os.close(read)
+        os.close(null)
+        return connection, write
+
+    def judge(self):
+        """The good worker's records are all there, and the consumer is the same one."""
+        assert support.consumers() == [self.consumer]
+        self.fleet.progress(50)
+        self.fleet.stop()
+        self.fleet.join()
+        return self.fleet.judge().require(longest=1.0)
+
+
+def test_the_socket_is_private(scene):
+    """Mode 0600 in a directory with mode 0700."""
+    assert stat.S_IMODE(os.stat(scene.socket).st_mode) & 0o077 == 0
+    folder = os.path.dirname(scene.socket)
+    assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
+    scene.judge()
+
+
+PACKETS = {
+    "random bytes": random.Random(1).randbytes(5000),
+    "one NUL": b"\0",
+    "a large packet": b"x" * 200_000,
+    "half of JSON": b'{"hello": 1, "kind": "rec',
+    "a number": b"1",
+    "a list": b"[1, 2]",
+    "null": b"null",
+    "deep JSON": b"[" * 100_000,
+    "a pickle": b"\x80\x04\x95\x1f\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94.",
+    "no kind": b'{"hello":1}',
+    "an unknown kind": b'{"hello":1,"kind":"admin"}',
+    "records without a pipe": b'{"hello":1,"kind":"records","pid":1}',
+    "a stream without a pipe": b'{"hello":1,"kind":"stream"}',
+    "a viewer without a pipe": b'{"hello":1,"kind":"viewer"}',
+    "wrong types": b'{"hello":[],"kind":{"a":1}}',
+    "NaN": b'{"hello":NaN,"kind":"records"}',
+}
+
+
+def test_packets_that_are_no_hello_are_refused_and_counted(scene):
+    """Whatever the first packet is: hung up on, counted, no harm done."""
+    before = scene.status()["refused"]
+    descriptors = support.descriptors(scene.consumer)
+
+    for packet in PACKETS.values():
+        with scene.connect() as connection:
+            connection.send(packet)
+            answer = connection.recv(1 << 16)
+            assert answer == b"" or b"error" in answer
+    wait_until(lambda: scene.status()["refused"] == before + len(PACKETS))
+
+    wait_until(lambda: support.descriptors(scene.consumer) <= descriptors)
+    scene.judge()
+
+
+BAD_HELLOS = [
+    {"pid": "one"},
+    {"pid": None},
+    {"pid": 10**30},
+    {"worker": 'x","level":"critical'},
+    {"worker": "a\nb"},
+    {"worker": "x" * 100_000},
+    {"worker": None},
+    {"stream": "../../../etc/passwd"},
+    {"stream": None},
+    {"acknowledged": "x"},
+    {"acknowledged": -5},
+    {"acknowledged": 10**40},
+    {"dropped": [1]},
+    {"torn": {"a": 1}},
+    {"segments": 5},
+    {"segments": [5]},
+    {"segments": [{}]},
+    {"segments": [{"segment": "/etc/passwd", "first": 1, "last": 2}]},
+    {"segments": [{"segment": "/dev/zero", "first": 1, "last": 2}]},
+    {"segments": [{"segment": "a\0b", "first": "x", "last": None}]},
+    {"sinks": 5},
+    {"sinks": [None, {}, "nosuch:x", "file:/nowhere/x"]},
+    {"kind": "stream", "slot": None},
+]
+
+
+def test_hellos_with_bad_values_harm_nobody(scene):
+    """Each field of a hello may be anything."""
+    for changes in BAD_HELLOS:
+        connection, write = scene.attach(**changes)
+        os.write(write, b"garbage\n" * 10)
+        os.close(write)
+        connection.close()
+    wait_until(lambda: len(scene.status()["workers"]) == 1, what="their departure")
+
+    assert os.path.exists("/etc/passwd")
+    scene.judge()
+
+
+def test_packets_behind_a_good_hello_may_be_anything(scene):
+    """A worker that goes mad on its control connection harms itself only."""
+    wild = [
+        *PACKETS.values(),
+        b'{"flush":"x"}',
+        b'{"flush":1e99}',
+        b'{"flush":99999999999999999999}',
+        b'{"dropped":-1}',
+        b'{"dropped":null}',
+        b'{"torn":"x"}',
+        b'{"sinks":7}',
+        b'{"sinks":["file:/"]}',
+        b'{"segment":7,"first":1,"last":2}',
+        b'{"segment":"/etc/shadow","first":1,"last":2}',
+        b'{"segment":"x"}',
+        b'{"bye":[]}',
+    ]
+    for packet in wild:
+        connection, write = scene.attach()
+        with connection:
+            try:
+                connection.send(packet)
+                connection.send(b'{"flush":3}')
+            except OSError:
+                pass  # hung up on at the first one already
+            os.write(write, b"x\n")
+            os.close(write)
+    wait_until(lambda: len(scene.status()["workers"]) == 1, what="their departure")
+
+    scene.judge()
+
+
+def test_too_many_descriptors_are_not_kept(scene):
+    """Descriptors that come with a bad packet are closed."""
+    before = support.descriptors(scene.consumer)
+    pipes = [os.pipe() for _ in range(6)]
+    for count in (1, 2, 5, 8, 12):
+        for packet in (b"junk", b'{"hello":1,"kind":"hold"}', b'{"hello":1}'):
+            with scene.connect() as connection:
+                fds = [end for pair in pipes for end in pair][:count]
+                socket.send_fds(connection, [packet], fds)
+                connection.recv(1 << 16)
+    for pair in pipes:
+        for end in pair:
+            os.close(end)
+
+    wait_until(lambda: support.descriptors(scene.consumer) <= before)
+    scene.judge()
+
+
+def test_a_thousand_connections_that_say_nothing_harm_nobody(scene):
+    """Silent connections cost a descriptor each, and go when they go."""
+    before = support.descriptors(scene.consumer)
+    silent = [scene.connect() for _ in range(1000)]
+    scene.fleet.progress(200)
+    assert scene.status()["workers"]
+
+    for each in silent:
+        each.close()
+
+    wait_until(lambda: support.descriptors(scene.consumer) <= before + 5)
+    assert support.memory_bytes(scene.consumer) < 150_000_000
+    scene.judge()
+
+
+def test_more_connections_than_descriptors_do_not_end_the_consumer(scene):
+    """At the limit of open files new ones wait; the good worker goes on."""
+    import resource
+
+    resource.prlimit(scene.consumer, resource.RLIMIT_NOFILE, (60, 60))
+    silent = [scene.connect() for _ in range(100)]
+    scene.fleet.progress(200)
+    before = support.cpu_seconds(scene.consumer)
+    time.sleep(0.5)  # what is measured is how much it does meanwhile
+    assert support.cpu_seconds(scene.consumer) - before < 0.4
+    for each in silent:
+        each.close()
+
+    assert wait_until(scene.status)["workers"]
+    scene.judge()
+
+
+def test_garbage_in_a_pipe_is_counted_and_dropped(scene):
+    """Bytes that are no records cost nothing but themselves."""
+    chaos = random.Random(2)
+    connection, write = scene.attach()
+    with connection:
+        for _ in range(50):
+            os.write(write, chaos.randbytes(1000))
+        os.write(write, b"\n")
+        good = support.wire_line(
+            time.clock_gettime_ns(time.CLOCK_REALTIME), 1, worker="666"
+        )
+        os.write(write, good + b"\n")
+        os.close(write)
+    wait_until(lambda: b'"worker":"666"' in scene.path.read_bytes())
+    wait_until(lambda: len(scene.status()["workers"]) == 1)
+
+    scene.judge()
+    told = support.events("worker_exit", scene.path)
+    (mine,) = [each for each in told if each["of_worker"] == "666"]
+    assert mine["records"] == 1
+    assert mine["damaged"] > 10
+
+
+def test_a_line_without_end_is_cut_off_and_memory_stays_bounded(scene):
+    """100 MB without a newline: hung up on, never held in memory."""
+    connection, write = scene.attach()
+    sent = 0
+    try:
+        while sent < 100_000_000:
+            sent += os.write(write, b"x" * 65536)
+    except BrokenPipeError:
+        pass
+    os.close(write)
+    connection.close()
+
+    assert sent < 40_000_000
+    assert support.memory_bytes(scene.consumer) < 200_000_000
+    scene.judge()
+
+
+def test_records_of_the_future_are_refused(scene):
+    """A stamp that is far ahead cannot hold everything else back."""
+    connection, write = scene.attach()
+    now = time.clock_gettime_ns(time.CLOCK_REALTIME)
+    with connection:
+        for seq, ahead in enumerate((10**10, 10**13, 10**18), 1):
+            line = support.wire_line(now + ahead, seq, worker="666")
+            os.write(write, line + b"\n")
+        scene.fleet.progress(100)
+        size = scene.path.stat().st_size
+        wait_until(lambda: scene.path.stat().st_size > size, 3, "others' records")
+        os.close(write)
+
+    scene.judge()
+    assert b'"worker":"666"' not in b"".join(
+        line for line in support.lines(scene.path) if b'"logger":"logagg"' not in line
+    )
+
+
+def test_records_of_the_past_hold_nobody_up(scene):
+    """A stamp from long ago is written at once, marked as late."""
+    connection, write = scene.attach()
+    with connection:
+        for seq in range(1, 100):
+            os.write(write, support.wire_line(seq, seq, worker="666") + b"\n")
+        wait_until(lambda: scene.path.read_bytes().count(b'"worker":"666"') >= 99)
+        os.close(write)
+
+    scene.judge()
+
+
+def test_seqs_that_jump_are_counted_as_lost_of_their_worker(scene):
+    """Claimed numbers cannot cost memory or another worker's records."""
+    connection, write = scene.attach()
+    now = time.clock_gettime_ns(time.CLOCK_REALTIME)
+    with connection:
+        for n, seq in enumerate((1, 10, 10**15, 5, 10**15 + 1)):
+            os.write(write, support.wire_line(now + n, seq, worker="666") + b"\n")
+        os.close(write)
+    wait_until(lambda: len(scene.status()["workers"]) == 1)
+
+    assert support.memory_bytes(scene.consumer) < 150_000_000
+    scene.judge()
+
+
+def test_who_claims_to_be_another_worker_cannot_touch_its_records(scene):
+    """Same worker name, same pid, same stream: two pipes are two workers."""
+    victim = scene.fleet.processes[0].pid
+    (real,) = scene.status()["workers"]
+    connection, write = scene.attach(
+        pid=victim, worker=real["worker"], stream=f"{victim}-0", acknowledged=10**9
+    )
+    with connection:
+        connection.send(b'{"dropped":1000}')
+        connection.send(b'{"bye":1}')
+        scene.fleet.progress(100)
+        peers = [each["peer"] for each in scene.status()["workers"]]
+        assert peers.count(victim) == 1
+        os.close(write)
+    wait_until(lambda: len(scene.status()["workers"]) == 1)
+
+    assert support.consumers() == [scene.consumer]
+    scene.fleet.stop()
+    scene.fleet.join()
+    verdict = scene.fleet.judge()
+    assert not verdict.missing
+    assert not verdict.duplicates
+    assert not verdict.misordered
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+def test_another_user_is_refused_by_what_the_kernel_says(scene):
+    """Even when the files' modes would let it in."""
+    before = scene.status()["refused"]
+    folder = os.path.dirname(scene.socket)
+    opened = [folder]
+    while os.path.dirname(opened[-1]) != "/tmp":
+        opened.append(os.path.dirname(opened[-1]))
+    for each in opened:
+        os.chmod(each, 0o755)
+    os.chmod(scene.socket, 0o666)
+    code = (
+        "import os, socket, sys\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n"
+        "s.connect(sys.argv[1])\n"
+        "try:\n"
+        '    s.send(b\'{"hello":1,"kind":"status"}\')\n'
+        "    answer = s.recv(100000)\n"
+        "except OSError:\n"
+        "    answer = b''\n"
+        "print(len(answer))\n"
+    )
+    done = python(code, scene.socket)
+    for each in opened:
+        os.chmod(each, 0o700)
+
+    assert done.stdout == "0\n", done.stderr
+    assert scene.status()["refused"] == before + 1
+    scene.judge()
+
+
+def test_no_pickle_is_ever_loaded_by_the_service():
+    """Nothing that reads bytes of others knows pickle, marshal or shelve."""
+    code = (
+        "import sys, logagg.consumer, logagg.reception, logagg.intake\n"
+        "import asyncio\n"
+        "print([m for m in ('_pickle', 'pickle', 'marshal', 'shelve') "
+        "if m in vars(logagg.consumer) or m in vars(logagg.reception) "
+        "or m in vars(logagg.intake)])"
+    )
+    assert python(code).stdout == "[]\n"
+
+
+def test_a_directory_that_others_may_enter_is_refused_with_the_remedy(tmp_path):
+    """A runtime directory with wrong rights: one clear error that says what to do."""
+    folder = os.path.join(os.environ["XDG_RUNTIME_DIR"], "logagg")
+    os.mkdir(folder)
+    os.chmod(folder, 0o777)
+
+    done = python(BASIC + "log.info('x')", tmp_path / "app.log", status=1)
+
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.endswith(f"chmod 700 {folder}")
+
+
+def test_a_planted_socket_that_answers_nothing_delays_no_call(tmp_path):
+    """Something that listens and is no consumer: calls are bounded, nothing is lost."""
+    path = tmp_path / "app.log"
+    planted = tmp_path / "s.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(planted))
+        listener.listen(1)
+        env = {"LOGAGG_SOCKET": str(planted)}
+        with Fleet(path, workers=2, count=3000, env=env, close=False) as fleet:
+            wait_until(lambda: fleet.ended, 30, "the producers' ends")
+    assert max(each.longest for each in fleet.sent()) < 1.5
+
+
+def test_a_planted_lock_that_is_never_released_delays_no_call(tmp_path):
+    """Someone holds the start-up lock for ever: records are spooled, calls bounded."""
+    path = tmp_path / "app.log"
+    code = """\
+import fcntl, os, sys
+from logagg import address
+path = address.socket_path(address.identity([sys.argv[1]]))
+lock = os.open(path + ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+fcntl.flock(lock, fcntl.LOCK_EX)
+print(path, flush=True)
+sys.stdin.read()
+"""
+    with running(code, path, stdin=subprocess.PIPE) as holder:
+        name = holder.stdout.readline().strip()
+        with Fleet(path, workers=2, count=1000, rate=1000) as fleet:
+            fleet.join(30)
+        fleet.judge(settle=None).require(spooled=2000, longest=1.5)
+    os.unlink(name + ".lock")
+    assert json.dumps(support.consumers()) == "[]"
+
+    python(BASIC + "log.info('x')", path)
+    settled()
+    fleet.judge().require(ordered=False)
+    assert len([each for each in records(path) if each["message"] == "x"]) == 1

@@ -1,0 +1,99 @@
+"""Random kills for a long time: `pytest -m slow --soak SECONDS tests/system/test_soak.py`."""
+
+import os
+import random
+import signal
+import time
+
+import pytest
+import support
+from harness import Fleet, fresh_record
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(86_400)
+def test_random_kills_and_stops_lose_nothing(tmp_path, request):
+    """Consumer and workers are killed and suspended at random; the judge is content."""
+    seconds = request.config.getoption("--soak") or 120.0
+    seed = random.randrange(2**32)
+    print(f"soak of {seconds} s with seed {seed}")
+    chance = random.Random(seed)
+    path = tmp_path / "app.log"
+    until = time.monotonic() + seconds
+    fleets = []
+    rounds = 0
+    while time.monotonic() < until:
+        rounds += 1
+        run = f"s{rounds}-"
+        config = {
+            "rate": chance.choice([200, 1000, 3000]),
+            "size": chance.choice([20, 20, 300, 5000]),
+            "options": {"maxBytes": 5_000_000},
+        }
+        with Fleet(
+            path, workers=chance.randint(1, 5), count=10**9, run=run, **config
+        ) as fleet:
+            fleets.append(fleet)
+            round_until = min(time.monotonic() + chance.uniform(3, 10), until)
+            harm = Harm(chance, fleet)
+            while time.monotonic() < round_until:
+                time.sleep(chance.uniform(0.05, 1.0))
+                harm.do()
+            fleet.stop()
+            fleet.join(60)
+            sent = sum(each.returned for each in fleet.sent())
+            print(f"round {rounds}: {sent} records, {config}")
+    fresh_record(path, 10)
+    support.settled(30)
+
+    for fleet in fleets:
+        # The late order of what a killed worker left in the spool is allowed.
+        fleet.judge(settle=None).require(longest=2.0)
+
+
+class Harm:
+    """Does terrible things, but none that nobody could survive.
+
+    A worker that is killed while there is no consumer takes the pipe along, and with it
+    what nobody has read: that loss is stated, so here workers are killed only when a
+    consumer has been at work for a while.
+    """
+
+    def __init__(self, chance, fleet):
+        self._chance = chance
+        self._fleet = fleet
+        self._calm_at = time.monotonic() + 1.0
+
+    def do(self):
+        """Do one of them."""
+        consumers = support.consumers()
+        what = self._chance.random()
+        if what < 0.15:
+            if time.monotonic() > self._calm_at:
+                self._fleet.kill(self._chance.randrange(len(self._fleet.processes)))
+        elif what < 0.35:
+            victim = self._chance.choice(self._fleet.processes)
+            if victim.poll() is None:
+                _suspend(self._chance, victim.pid)
+        elif not consumers:
+            return
+        elif what < 0.45:
+            _suspend(self._chance, consumers[0])
+        elif what < 0.55:
+            _signal(consumers[0], signal.SIGHUP)
+        else:
+            self._calm_at = time.monotonic() + 3.0
+            _signal(consumers[0], signal.SIGKILL if what < 0.9 else signal.SIGTERM)
+
+
+def _suspend(chance, pid):
+    if support.alive(pid):
+        with support.stopped(pid):
+            time.sleep(chance.uniform(0.01, 0.5))
+
+
+def _signal(pid, sign):
+    try:
+        os.kill(pid, sign)
+    except ProcessLookupError:
+        pass
