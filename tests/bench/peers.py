@@ -53,8 +53,9 @@ class JsonFormatter(logging.Formatter):
             "process": record.processName,
             "thread": record.threadName,
         }
-        attributes = record.__dict__.items()
-        fields |= {name: value for name, value in attributes if name not in _STANDARD}
+        for name, value in record.__dict__.items():  # noqa: PERF403 - no copy
+            if name not in _STANDARD:
+                fields[name] = value
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         return orjson.dumps(fields, default=str).decode()
@@ -320,7 +321,7 @@ class Picologging(Peer):
         """The same formatter on its classes; the fields stand in the message."""
         import picologging
 
-        class Formatter(picologging.Formatter):  # type: ignore[misc]
+        class Formatter(picologging.Formatter):
             def format(self, record: Any) -> str:
                 fields = {
                     "timestamp": datetime.fromtimestamp(record.created, UTC),
@@ -382,7 +383,8 @@ class Rsyslog(Peer):
         configuration.write_text(
             RSYSLOG.format(folder=folder, socket=self.socket, path=self.path)
         )
-        command = ["rsyslogd", "-n", "-f", configuration, "-i", folder / "pid"]
+        pid = str(folder / "pid")
+        command = ["rsyslogd", "-n", "-f", str(configuration), "-i", pid]
         self.daemon = subprocess.Popen(command)
         deadline = time.monotonic() + 10
         while not self.socket.exists():
