@@ -42,7 +42,7 @@ def _title(name: str) -> str:
 
 
 def _middle(rows: list[dict[str, Any]], column: str) -> float:
-    return statistics.median(row[column] for row in rows)
+    return float(statistics.median(row[column] for row in rows))
 
 
 def _scale(
