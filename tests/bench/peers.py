@@ -53,8 +53,10 @@ class JsonFormatter(logging.Formatter):
             "process": record.processName,
             "thread": record.threadName,
         }
-        attributes = record.__dict__.items()
-        fields |= {name: value for name, value in attributes if name not in _STANDARD}
+        attributes = record.__dict__
+        for name in attributes:  # faster than a comprehension over the items
+            if name not in _STANDARD:
+                fields[name] = attributes[name]
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         return orjson.dumps(fields, default=str).decode()
@@ -320,7 +322,7 @@ class Picologging(Peer):
         """The same formatter on its classes; the fields stand in the message."""
         import picologging
 
-        class Formatter(picologging.Formatter):  # type: ignore[misc]
+        class Formatter(picologging.Formatter):
             def format(self, record: Any) -> str:
                 fields = {
                     "timestamp": datetime.fromtimestamp(record.created, UTC),
@@ -382,7 +384,8 @@ class Rsyslog(Peer):
         configuration.write_text(
             RSYSLOG.format(folder=folder, socket=self.socket, path=self.path)
         )
-        command = ["rsyslogd", "-n", "-f", configuration, "-i", folder / "pid"]
+        pid = str(folder / "pid")
+        command = ["rsyslogd", "-n", "-f", str(configuration), "-i", pid]
         self.daemon = subprocess.Popen(command)
         deadline = time.monotonic() + 10
         while not self.socket.exists():
