@@ -66,7 +66,7 @@ class Fanout:
             ConfigError, OSError: It cannot be opened.
         """
         lane = self._lane(key, built)
-        await lane.start(self.number)
+        await lane.start()
         lane.begin_at(self.number)  # nothing before it is its business
         self.lanes[key] = lane
 

@@ -34,7 +34,6 @@ most, for ever; one alarm an interval says so in the stream and on stderr.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -181,14 +180,13 @@ class Lane:
 
     # ---- life ---------------------------------------------------------------------
 
-    async def start(self, number: int) -> None:
-        """Open the sink and begin behind a batch. Raises what the sink's `open` does.
+    async def start(self) -> None:
+        """Open the sink and begin, with what an earlier consumer left for the sink.
 
-        What an earlier consumer left for the sink is written first.
+        Raises what the sink's `open` does.
         """
         await self.sink.open()
         await self._recover()
-        self.done = self._last = number
         self._task = asyncio.create_task(self._run(), name=f"lane {self.name}")
 
     def begin_at(self, number: int) -> None:
@@ -205,7 +203,7 @@ class Lane:
 
         For a sink whose options have changed: what comes waits meanwhile.
         """
-        self.done = self._last = number
+        self.begin_at(number)
         self._task = asyncio.create_task(self._follow(other), name=f"lane {self.name}")
 
     async def _follow(self, other: Awaitable[Any]) -> None:
@@ -433,13 +431,6 @@ class Lane:
         except OSError as error:
             self._failed(error, "cannot reopen")
 
-    async def flush(self) -> None:
-        """Hand on what the sink has buffered; a failure is told, not raised."""
-        try:
-            await self.sink.flush()
-        except OSError as error:
-            self._tell("sink_error", f"sink {self.name} cannot flush: {error}")
-
     async def recall(self, since: bytes) -> None:
         """Learn which records since a sort key the sink has, or will have from disk."""
         self.recalled |= await self.sink.recall(since)
@@ -511,58 +502,6 @@ class Lane:
 
     def statistics(self) -> dict[str, Any]:
         """Counters for status and metrics."""
-        now = clock_gettime(CLOCK_MONOTONIC)
-        shaped = self.shaper.counters
-        return {
-            "url": self.name,
-            "durable": self.sink.durable,
-            "policy": self.policy.value,
-            "state": self._state(),
-            "offered": self.offered,
-            "made": self.made,
-            "recovered": self.spill.recovered,
-            **{key: shaped.get(key, 0) for key in ("filtered", "sampled", "collapsed")},
-            "redacted": shaped.get("redacted", 0),
-            "duplicates": self.duplicates,
-            "written": self.written,
-            "bytes": self.bytes_written,
-            "dropped": dict(self.dropped),
-            "dropped_levels": dict(self.dropped_levels),
-            "queued_records": self.queued_records,
-            "queued_bytes": self.queued_bytes,
-            "spool_records": self.spill.records,
-            "spool_bytes": self.spill.size_bytes,
-            "oldest": self._oldest(now),
-            "retries": self.retries,
-            "error": self.error,
-            "last_error": self.last_error,
-            "counters": dict(self.sink.counters),
-            "delivery": delivery(self.sink),
-        }
+        from logagg.lane_statistics import statistics
 
-    def _state(self) -> str:
-        if self._closing:
-            return "closing"
-        if self.error:
-            return "failing"
-        return "behind" if self._overrun or self.spill.records else "ok"
-
-    def _oldest(self, now: float) -> float:
-        """How long, in seconds, the first record has waited."""
-        since = [self._spilled_at] if self.spill.records else []
-        if self._writing is not None:
-            since.append(self._writing.since)
-        if self._queue:
-            since.append(self._queue.first.since)
-        return now - min(since, default=now)
-
-
-def delivery(sink: Sink) -> dict[str, Any]:
-    """What a sink that delivers in the background says of itself: its `health()`."""
-    health = getattr(sink, "health", None)
-    if health is None or inspect.iscoroutinefunction(health):
-        return {}
-    said = health()
-    fields = getattr(said, "__dataclass_fields__", ())
-    found = {name: getattr(said, name) for name in fields}
-    return {name: getattr(value, "value", value) for name, value in found.items()}
+        return statistics(self)

@@ -138,6 +138,30 @@ def test_a_sink_that_keeps_pace_is_waited_for() -> None:
     run(main)
 
 
+def test_a_sink_that_is_busy_for_long_but_keeps_pace_is_waited_for() -> None:
+    """Beyond a second, too: what it writes earns it the patience."""
+
+    class Busy(Target):
+        async def write(self, batch: Batch) -> None:
+            await asyncio.sleep(0.02)
+            self.taken += batch.lines
+
+    async def main() -> None:
+        stream = Stream()
+        target = Busy()
+        built = wrap(target, queue_records=60, policy=Policy.DROP_NEW)
+        await stream.fanout.add("a", built)
+        for _ in range(120):
+            while stream.fanout.blocked:
+                await asyncio.sleep(0.002)
+            stream.put(50, body=b"x" * 4000)
+        await stream.fanout.close(5)
+
+        assert target.seqs == list(range(1, 6001))
+
+    run(main)
+
+
 def test_a_dead_sink_delays_the_others_by_a_second_at_most() -> None:
     """With each policy but block the stream goes on, and the other sink has it all."""
 
