@@ -279,9 +279,9 @@ class Consumer:
 
     def cycle(self) -> int:
         """Read, order, release, offer; return how many lines moved."""
-        now = self.now_ns()
-        if now > self._step_check or self._switch is not None:
+        if self.now_ns() > self._step_check or self._switch is not None:
             self._watch_clock()
+        now = self.now_ns()
         if self.fanout.blocked:
             # Nothing was read, so nothing can be known to be final.
             self._collect_marks()
@@ -301,7 +301,9 @@ class Consumer:
         if events:
             self.merger.add(events, drained=True)
             moved += len(events)
-        strangers = self.merger.strangers(now + MAX_FUTURE_NS)
+        # A worker may have changed to a coming offset while we were reading.
+        ahead = max(0, self._switch[1] - self.offset_ns) if self._switch else 0
+        strangers = self.merger.strangers(self.now_ns() + ahead + MAX_FUTURE_NS)
         if strangers:
             self._refuse_lines(strangers)
         age = (clock_gettime_ns(CLOCK_MONOTONIC) - self._started_ns) / 1e9

@@ -44,6 +44,17 @@ STAMP = b"\x00@"
 _STAMP_BYTES = len(STAMP) + 20
 
 
+def number(value: object) -> int:
+    """A number that a peer said.
+
+    Raises:
+        ValueError: It is none that can be counted with.
+    """
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError(f"not a number from 0 on: {str(value)[:50]}")
+    return value
+
+
 class Ended(Exception):
     """The source will give nothing any more; the argument says why."""
 
@@ -122,7 +133,7 @@ class Worker:
         self.connection = connection
         self.pipe = pipe
         self.peer = peer
-        self.pid = int(hello["pid"])
+        self.pid = number(hello["pid"])
         self.name = str(hello["worker"])
         self._mark = b'","worker":"%b","seq":' % self.name.encode()
         self.process = str(hello.get("process", ""))
@@ -131,16 +142,16 @@ class Worker:
         self.supervised = hello.get("supervised") is True
         self.stream = str(hello["stream"])
         self.attached_at = clock_gettime_ns(CLOCK_MONOTONIC)
-        self.sequence = Sequence(int(hello.get("acknowledged", 0)) + 1)
+        self.safe = number(hello.get("acknowledged", 0))
+        self.sequence = Sequence(self.safe + 1)
         self.segments: list[Segment] = []
-        self.reported_dropped = int(hello.get("dropped", 0))
-        self.safe = int(hello.get("acknowledged", 0))
+        self.reported_dropped = number(hello.get("dropped", 0))
         self.marks: list[tuple[bytes, int]] = []
         self.flush_to = 0
         self.goodbye = False
         self.heard_end = False
         self.bytes_read = 0
-        self.asked: list[dict[str, Any]] = []
+        self.asked: list[list[str]] = []
         self._spool_dirs = spool_dirs
         self._fragment = bool(hello.get("again"))
         self._suspects: list[bytes] = []
@@ -277,22 +288,23 @@ class Worker:
                 self.heard_end = True
                 break
             try:
-                message = orjson.loads(packet)
-            except orjson.JSONDecodeError:
+                self._heard(orjson.loads(packet))
+            except (ValueError, TypeError, KeyError):  # garbage behind a good hello
+                self.sequence.damaged += 1
                 self.heard_end = True
                 break
-            if isinstance(message, dict):
-                self._heard(message)
-                if "sinks" in message:
-                    self.asked.append(message)
 
-    def _heard(self, message: dict[str, Any]) -> None:
+    def _heard(self, message: Any) -> None:
+        if not isinstance(message, dict):
+            raise TypeError("a packet is an object")
+        if "sinks" in message:
+            self.asked.append([str(url) for url in message["sinks"]])
         if "flush" in message:
-            self.flush_to = max(self.flush_to, int(message["flush"]))
+            self.flush_to = max(self.flush_to, number(message["flush"]))
         if "dropped" in message:
-            self.reported_dropped = int(message["dropped"])
+            self.reported_dropped = number(message["dropped"])
         if "torn" in message:
-            self.sequence.torn.add(int(message["torn"]))
+            self.sequence.torn.add(number(message["torn"]))
         if "bye" in message:
             self.goodbye = True
         if "segment" in message:
@@ -305,7 +317,7 @@ class Worker:
         read as they come. One that is missing was taken in and removed already.
         """
         path = str(message["segment"])
-        last = int(message["last"]) if "last" in message else None
+        last = number(message["last"]) if "last" in message else None
         for known in self.taken:
             if known.path == path:
                 known.last = last
@@ -316,7 +328,7 @@ class Worker:
             descriptor = open_segment(path)
         except OSError:
             if last is not None:
-                self.sequence.forgive(int(message["first"]), last)
+                self.sequence.forgive(number(message["first"]), last)
             return
         segment = Segment(descriptor, path, last)
         self.segments.append(segment)
@@ -474,7 +486,7 @@ class Stream:
     def __init__(self, pipe: int, hello: dict[str, Any]) -> None:
         self.pipe = pipe
         self.name = str(hello["slot"])
-        self.pid = int(hello["pid"])
+        self.pid = number(hello["pid"])
         self.stream = str(hello["stream"])
         self.pending = False
         self.seq = 0

@@ -227,6 +227,9 @@ class Lane:
             if self.spill.records:
                 self._spilled_at = clock_gettime(CLOCK_MONOTONIC)
                 self._spill_known = await self.sink.recall(self.spill.first_key())
+                # Asked for later, they may be on their way from here to the sink.
+                found = await asyncio.to_thread(self.spill.identities, b"")
+                self.recalled |= found
         except OSError as error:
             self._tell("sink_error", f"sink {self.name}: its parked records: {error}")
 
@@ -433,9 +436,11 @@ class Lane:
 
     async def recall(self, since: bytes) -> None:
         """Learn which records since a sort key the sink has, or will have from disk."""
-        self.recalled |= await self.sink.recall(since)
+        found = await self.sink.recall(since)
+        self.recalled |= found  # behind the await: others ask at the same time
         if self.spill.records:
-            self.recalled |= await asyncio.to_thread(self.spill.identities, since)
+            found = await asyncio.to_thread(self.spill.identities, since)
+            self.recalled |= found
 
     # ---- the end ------------------------------------------------------------------
 

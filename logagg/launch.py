@@ -112,9 +112,12 @@ def read_offset(path: str) -> Offsets | None:
         The offset in nanoseconds, and where one is announced the change to come: from
         which monotonic instant on, and the offset from then.
     """
-    try:
-        with open(path + ".lock", "rb") as file:
-            numbers = [int(each) for each in file.read(128).split()]
+    try:  # without `open`, which is gone when an interpreter is at its very end
+        file = os.open(path + ".lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            numbers = [int(each) for each in os.read(file, 128).split()]
+        finally:
+            os.close(file)
     except (OSError, ValueError):
         return None
     if len(numbers) >= 3 and numbers[1]:

@@ -276,7 +276,7 @@ class Link:
             if self._pipe is None:
                 self._pipe = Pipe()
             offset = self._connect(self._pipe)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - at its end an interpreter lacks much
             self._fail(error)
             return
         self._offset, self._switch = offset or (measure_offset(), None)
@@ -393,11 +393,12 @@ class Link:
         self._handed += 1
 
     def _last_words(self) -> str:
+        words = ""
         try:
             with open(self.path + ".err", "rb") as file:
                 words = file.read()[-2000:].decode("utf-8", "replace").strip()
-        except OSError:
-            words = ""
+        except (OSError, NameError):
+            pass
         return words.rpartition("\n")[2] or "it says nothing"
 
     def _resumed(self) -> bool:

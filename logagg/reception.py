@@ -32,7 +32,7 @@ import orjson
 from logagg import address, launch
 from logagg.channel import Control
 from logagg.errors import ConfigError, LogaggError
-from logagg.intake import Stream, Worker
+from logagg.intake import Stream, Worker, number
 from logagg.viewers import Viewer
 
 if TYPE_CHECKING:
@@ -241,7 +241,7 @@ class Reception:
         self, connection: socket.socket, hello: dict[str, Any], fds: list[int]
     ) -> None:
         peer, _, _ = address.peer(connection)
-        if not address.is_pid_of(int(hello["pid"]), peer):
+        if not address.is_pid_of(number(hello["pid"]), peer):
             raise ValueError(f"pid {hello['pid']} is not yours")
         folders = address.spool_dirs(self._consumer.identifier)
         worker = Worker(connection, fds[0], hello, peer, folders)
@@ -250,7 +250,7 @@ class Reception:
         for each in hello.get("segments", []):
             worker.add_segment(each)
         if hello.get("torn"):
-            worker.sequence.torn.add(int(hello["torn"]))
+            worker.sequence.torn.add(number(hello["torn"]))
         self._consumer.register(worker)
         self._loop.add_reader(connection, self._hear_worker, worker)
         self.seen += 1
@@ -410,8 +410,7 @@ class Reception:
     def _hear_worker(self, worker: Worker) -> None:
         worker.hear()
         while worker.asked:
-            urls = [str(url) for url in worker.asked.pop(0)["sinks"]]
-            self._spawn(self._want(worker.tell, urls, []))
+            self._spawn(self._want(worker.tell, worker.asked.pop(0), []))
         if worker.heard_end:
             self._loop.remove_reader(worker.connection)
         self._consumer.wake()

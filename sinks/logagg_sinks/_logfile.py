@@ -158,9 +158,16 @@ class LogFile:
                     await self._sync.written(file, urgent=urgent)
                 except OSError:
                     file.take_back(before)
+                    await self._run(file.settle)
                     raise
             except OSError as error:
-                await self._run(file.settle)
+                # Whole lines that went in stay: so a batch larger than the room that
+                # is left gets on, piece by piece.
+                await self._run(lambda: file.settle(keep_lines=True))
+                if file.size > before:
+                    start += file.size - before
+                    progress(start)
+                    retried = False
                 if error.errno == errno.EFBIG and file.size and not retried:
                     retried = True
                     await self.rotate()
