@@ -177,7 +177,8 @@ class Place:
                     # as if it had one name only: look again.
                     os.close(fd)
                     continue
-                self._inspect(name, os.fstat(fd), ownership)
+                # One call tells that the name leads here and that there is no other.
+                self._inspect(name, there, ownership)
                 os.set_blocking(fd, True)
             except BaseException:
                 os.close(fd)
