@@ -50,13 +50,14 @@ class Batch:
         memo: What was found out about the batch, for all that look at it later.
     """
 
-    __slots__ = ("_data", "_records", "closing", "lines", "memo")
+    __slots__ = ("_data", "_records", "_size", "closing", "lines", "memo")
 
     def __init__(self, lines: list[bytes], closing: bytes) -> None:
         self.lines = lines
         self.closing = closing
         self.memo: dict[Any, Any] = {}
         self._data: bytes | None = None
+        self._size = -1
         self._records: list[dict[str, Any]] | None = None
 
     def __len__(self) -> int:
@@ -72,7 +73,10 @@ class Batch:
     @property
     def size_bytes(self) -> int:
         """The length of `data`, without building it."""
-        return sum(map(len, self.lines)) + len(self.closing) * len(self.lines)
+        if self._size < 0:
+            closings = len(self.closing) * len(self.lines)
+            self._size = sum(map(len, self.lines)) + closings
+        return self._size
 
     def finished(self) -> list[bytes]:
         """The finished NDJSON lines, newline included."""

@@ -54,7 +54,10 @@ from logagg.viewers import Ring
 
 __all__ = ["Consumer", "main"]
 
-CYCLE = 0.005
+CYCLE = 0.010
+FAST_CYCLE = 0.001
+FAST_BYTES = 192 * 1024
+"""Who wrote more than this in a cycle would fill its pipe soon: the next one is fast."""
 BUDGET_BYTES = 16 * 1024 * 1024
 IDLE_CYCLES = 10
 IDLE_WAIT = 0.25
@@ -106,6 +109,7 @@ class Consumer:
         self._marks: deque[tuple[int, list[tuple[Worker, int]]]] = deque()
         self._captured: set[tuple[int, int]] = set()
         self._last_cycle = 0
+        self._fast = False
         self._last_look = 0
         self._step_check = 0
         self._told_step = 0
@@ -173,7 +177,7 @@ class Consumer:
             if quiet > IDLE_CYCLES and not self.fanout.blocked:
                 await self._sleep()
             else:
-                await asyncio.sleep(CYCLE)
+                await asyncio.sleep(FAST_CYCLE if self._fast else CYCLE)
 
     def _may_end(self, now: float, last_use: float) -> bool:
         if self._stop_at:
@@ -323,6 +327,7 @@ class Consumer:
         ready = {pipe for pipe, _ in self._poll.poll(0)}
         ready.update(pipe for pipe, each in self.sources.items() if each.pending)
         moved = 0
+        self._fast = False
         budget = max(BUDGET_BYTES // max(len(ready), 1), 65536)
         for pipe in ready:
             source = self.sources[pipe]
@@ -341,6 +346,7 @@ class Consumer:
                     self._suspects.update(map(wire.identity, source.take_suspects()))
                 if isinstance(source, Worker):
                     source.mark(lines)
+                    self._fast |= source.bytes_taken > FAST_BYTES
                     if source.drained:
                         self.merger.observe(lines[0], self._last_cycle)
                 self.merger.add(lines, drained=drained)

@@ -38,11 +38,17 @@ _dumps = orjson.dumps
 _CAUSES = 8  # longer chains are cut in the structured form; the text has them all
 
 
-def body(fields: dict[str, Any]) -> bytes:
-    """Encode fields as a JSON object without its opening and closing brace."""
+def body(fields: dict[str, Any], text: int = 0) -> bytes:
+    """Encode fields as a JSON object without its opening and closing brace.
+
+    Args:
+        fields: The fields.
+        text: So many bytes at the beginning are known to be text: not searched.
+    """
     try:
         encoded = _dumps(fields, _plain)[1:-1]
-        exact = b"null" not in encoded or not _has_nonfinite(fields, 0)
+        # A null may stand for a NaN. (`rfind` is twice as fast as `in`.)
+        exact = encoded.rfind(b"null", text) < 0 or not _has_nonfinite(fields, 0)
         if exact and len(encoded) <= _LONGEST:
             return encoded
     except Exception:  # noqa: BLE001, S110 - anything can raise while it is read

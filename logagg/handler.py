@@ -24,7 +24,7 @@ from time import CLOCK_REALTIME, clock_gettime_ns
 from typing import Any
 from weakref import ref
 
-from logagg import address
+from logagg import address, records
 from logagg.attach import CLOSE_TIMEOUT, Attachment, Overflow, attachment
 from logagg.encode import body, exception_field, safe_text, scrubbed_body
 from logagg.errors import ConfigError
@@ -50,7 +50,7 @@ _OWN = frozenset(
     )
 )  # fmt: skip
 TAKEN = _PLAIN | _OWN | {"logger", "pid"}
-_free: set[str] = set()  # names of extras seen that are neither ours nor a secret's
+free: set[str] = set()  # names of extras seen that are neither ours nor a secret's
 MAX_NAMES = 10_000
 _CONTEXTVARS = "structlog.contextvars"
 _modules = sys.modules
@@ -112,6 +112,7 @@ class Handler(logging.Handler):
         self._redact = redacting(redact)
         self._open = True
         self._bare = True
+        records.install()
         super().__init__(level)
 
     def createLock(self) -> None:  # noqa: N802 - logging's name
@@ -172,7 +173,7 @@ class Handler(logging.Handler):
                 # A record's own attributes come first, unless one was deleted.
                 start = _COUNT if plain and names[_COUNT - 1] == _LAST else 0
                 for name in names[start:]:
-                    if name in _free:
+                    if name in free:
                         fields[name] = attributes[name]
                     elif name not in _PLAIN:
                         add(fields, name, attributes[name], redact=self._redact)
@@ -191,8 +192,12 @@ class Handler(logging.Handler):
             if level is None:
                 level = record.levelname.lower()
                 fields["level_number"] = record.levelno
-            encoded = body(fields)
-            if self._redact and (b":{" in encoded or b":[" in encoded):
+            encoded = body(fields, 0 if type(message) is not str else len(message))
+            if (
+                self._redact
+                and len(fields) > 5  # else there is nothing but text and numbers
+                and (encoded.rfind(b":{") > 0 or encoded.rfind(b":[") > 0)
+            ):
                 encoded = scrubbed_body(encoded)
             attached.send(level, encoded)
         except Exception:  # noqa: BLE001 - logging's contract: tell, never raise
@@ -441,8 +446,8 @@ def add(
         name = safe_text(name)
     if is_secret(name):
         value = PLACEHOLDER if redact else value
-    elif name not in TAKEN and len(_free) < MAX_NAMES:
-        _free.add(name)
+    elif name not in TAKEN and len(free) < MAX_NAMES:
+        free.add(name)
     while name in TAKEN or name in fields:
         name += "_"
     fields[name] = value

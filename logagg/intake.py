@@ -118,6 +118,7 @@ class Worker:
         suspicious: Whether a consumer before us may have written what segments hold.
         ready: Whether its sinks are open, so that its lines may be read.
         drained: Whether the last read left nothing in the pipe.
+        bytes_taken: How much the last read took from the pipe.
         gone: Whether its pipe has ended.
         taken: Spool segments whose files must be removed when they are safe.
     """
@@ -151,6 +152,7 @@ class Worker:
         self.goodbye = False
         self.heard_end = False
         self.bytes_read = 0
+        self.bytes_taken = 0
         self.asked: list[list[str]] = []
         self._spool_dirs = spool_dirs
         self._fragment = bool(hello.get("again"))
@@ -182,6 +184,7 @@ class Worker:
         found: list[bytes] = []
         sequence = self.sequence
         drained = False
+        self.bytes_taken = 0
         while budget > 0:
             if not self.lines and not drained:
                 known = len(self.taken)
@@ -221,6 +224,7 @@ class Worker:
             self.hear()
             return b""
         self.bytes_read += len(chunk)
+        self.bytes_taken += len(chunk)
         lines = self.sequence.split(chunk)
         if len(self.sequence.tail) > MAX_LINE_BYTES:
             raise Ended(f"a line longer than {MAX_LINE_BYTES} bytes")

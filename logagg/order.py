@@ -44,7 +44,7 @@ MAX_WINDOW_NS = 250_000_000
 START_DELAY_NS = 25_000_000  # believed until observed: processes that start are slow
 LATE_MARK = b',"late":true'
 
-_DECAY = 0.995  # of the observed delay, a cycle: half of it is forgotten in about 1 s
+_DECAY = 0.99  # of the observed delay, a cycle: half of it is forgotten in about 0.7 s
 
 
 class Merger:
