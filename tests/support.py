@@ -249,11 +249,37 @@ def spool_files() -> list[Path]:
     return sorted(each for each in state.rglob("*.spool") if each.is_file())
 
 
-def settled(timeout: float = 10.0) -> None:
-    """Wait until everything has ended by itself and nothing is left behind."""
-    wait_until(
-        lambda: not consumers() and not runtime_files(), timeout, "the consumer's end"
-    )
+def settled(timeout: float = 10.0, *, natural: bool = False) -> None:
+    """Wait until all processes of this test have ended and left nothing behind.
+
+    Args:
+        timeout: Seconds to wait.
+        natural: Let the consumer end by itself. Otherwise, once it is alone, it is asked
+            to (SIGTERM), which spares the half second for which it waits for others.
+    """
+    asked: set[int] = set()
+
+    def quiet() -> bool:
+        here = processes(os.environ["XDG_RUNTIME_DIR"])
+        present = {pid for pid, line in here.items() if "logagg.consumer" in line}
+        if not natural and present == here.keys():
+            for pid in present - asked:
+                if _catches(pid, signal.SIGTERM):
+                    asked.add(pid)
+                    os.kill(pid, signal.SIGTERM)
+        return not present and not runtime_files()
+
+    wait_until(quiet, timeout, "the consumer's end")
+
+
+def _catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+    return bool(caught >> (number - 1) & 1)
 
 
 def alive(pid: int) -> bool:

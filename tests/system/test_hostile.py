@@ -36,7 +36,11 @@ class Scene:
     def connect(self):
         made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         made.settimeout(10)
-        made.connect(self.socket)
+        try:
+            made.connect(self.socket)
+        except OSError:
+            made.close()
+            raise
         return made
 
     def status(self):
@@ -80,6 +84,7 @@ class Scene:
         self.fleet.progress(50)
         self.fleet.stop()
         self.fleet.join()
+        support.settled()
         return self.fleet.judge().require(longest=1.0)
 
 

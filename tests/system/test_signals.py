@@ -198,6 +198,7 @@ for n in range(500):
     assert_complete(records(path), {"main": expected})
 
 
+@pytest.mark.slow
 def test_an_exit_without_a_consumer_is_bounded_and_says_what_is_left(tmp_path):
     """A consumer that stands still does not keep a program from ending."""
     path = tmp_path / "app.log"
@@ -289,7 +290,9 @@ print(*counts, flush=True)
     assert not events("lost", path)
 
 
-@pytest.mark.parametrize("sign", [signal.SIGHUP, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "sign", [signal.SIGHUP, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)]
+)
 def test_a_consumer_reopens_its_file_on_a_signal(tmp_path, sign):
     """`mv app.log old`, then the signal: all that follows is in the new file."""
     path = tmp_path / "app.log"

@@ -180,7 +180,7 @@ class Fleet:
             settle: Seconds to wait for the consumer's end; None: do not wait.
         """
         if settle is not None:
-            support.settled(settle)
+            support.settled(settle, natural=True)
         if files is None:
             files = support.rotated(self.path)
         return judge(files, self.sent(), run=self.run, spool=support.spool_files())
