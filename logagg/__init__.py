@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from logagg.supervisor.inside import Worker
     from logagg.supervisor.inside import broadcast as broadcast
     from logagg.supervisor.inside import on_shutdown as on_shutdown
+    from logagg.supervisor.slots import ReloadFailed as ReloadFailed
+    from logagg.supervisor.tasks import TaskFailed as TaskFailed
     from logagg.supervisor.taskwork import task as task
 
     __version__: str
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Cluster",
     "Handler",
+    "ReloadFailed",
+    "TaskFailed",
     "__version__",
     "broadcast",
     "is_primary",
@@ -42,6 +46,8 @@ __all__ = [
 _PLACES = {
     "Cluster": "logagg.supervisor.cluster",
     "Handler": "logagg.handler",
+    "ReloadFailed": "logagg.supervisor.slots",
+    "TaskFailed": "logagg.supervisor.tasks",
     "broadcast": "logagg.supervisor.inside",
     "on_shutdown": "logagg.supervisor.inside",
     "start": "logagg.start",

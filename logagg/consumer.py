@@ -42,10 +42,11 @@ from typing import Any
 
 from logagg import address, failpoints, launch, wire
 from logagg.abc import Batch
+from logagg.captured import Stream
 from logagg.clock import STEP_NS, measure_offset
 from logagg.errors import LogaggError
 from logagg.fanout import Fanout
-from logagg.intake import Ended, Stream, Worker
+from logagg.intake import Ended, Worker
 from logagg.leftovers import Leftovers
 from logagg.order import Merger
 from logagg.reception import Reception
@@ -272,6 +273,7 @@ class Consumer:
         elif isinstance(source, Stream):
             status = os.fstat(source.pipe)
             self._captured.add((status.st_dev, status.st_ino))
+            self.report.listen(source)
         self.sources[source.pipe] = source
         self._poll.register(source.pipe, select.POLLIN)
         self.wake()

@@ -49,7 +49,15 @@ class WouldBlock(LogaggError, BlockingIOError):
 
 
 class WorkerDied(LogaggError, RuntimeError):
-    """A worker ended before it answered."""
+    """A worker ended before it answered.
+
+    Attributes:
+        slot: The worker's slot, or None when it is not known.
+        signal: The signal that ended it, or None.
+    """
+
+    slot: int | None = None
+    signal: int | None = None
 
 
 class SinkError(LogaggError, OSError):

@@ -1,9 +1,9 @@
-"""What the consumer knows of each process that gives it lines.
+"""What the consumer knows of each process that gives it records.
 
 A `Worker` is one attached process: its pipe, its control connection, the sequence of
-its lines, its spool segments. A `Stream` is a captured stdout or stderr of a worker of
-`logagg run`: raw bytes that become records here. Both are *sources* of the consumer's
-cycle: `read` takes what the kernel holds, up to a bound, and never blocks.
+its lines, its spool segments. It is a *source* of the consumer's cycle (as captured
+output, `logagg.captured`, is another): `read` takes what the kernel holds, up to a
+bound, and never blocks.
 
 Nothing a source sends can hurt another source: a line is bounded, a packet is bounded,
 a bad packet or an endless line ends that source and is counted.
@@ -30,18 +30,12 @@ from logagg.wire import (
     seq_of,
 )
 
-__all__ = ["Ended", "Segment", "Stream", "Worker", "stamped_line"]
+__all__ = ["Ended", "Segment", "Worker", "stamped_line"]
 
 CHUNK_BYTES = 256 * 1024
-MAX_CAPTURED_BYTES = 256 * 1024
-"""A longer raw line is cut into records of this length, marked partial (256 KiB)."""
-
 LONGEST_HEAD = 400  # prefix, level and worker: both names are bounded by their makers
 
 ACK_INTERVAL_NS = 50_000_000
-
-STAMP = b"\x00@"
-_STAMP_BYTES = len(STAMP) + 20
 
 
 def number(value: object) -> int:
@@ -482,95 +476,6 @@ class Worker:
             os.close(self.pipe)
             self.pipe = -1
         self.connection.close()
-
-
-class Stream:
-    """A captured stdout or stderr: raw bytes of a worker become records here."""
-
-    def __init__(self, pipe: int, hello: dict[str, Any]) -> None:
-        self.pipe = pipe
-        self.name = str(hello["slot"])
-        self.pid = number(hello["pid"])
-        self.stream = str(hello["stream"])
-        self.pending = False
-        self.seq = 0
-        self.cut = 0
-        self.drained = False
-        self._tail = b""
-        self._last = 0
-        self._level = "warning" if self.stream == "stderr" else "info"
-        os.set_blocking(pipe, False)
-
-    def read(
-        self, budget: int, now_ns: int, offset_ns: int
-    ) -> tuple[list[bytes], bool]:
-        """Take whole lines as records, stamped by their writer or with `now_ns`.
-
-        Raises:
-            Ended: The stream is at its end and its last, partial line was returned.
-        """
-        found: list[bytes] = []
-        while budget > 0:
-            try:
-                chunk = os.read(self.pipe, CHUNK_BYTES)
-            except BlockingIOError:
-                return found, True
-            budget -= len(chunk)
-            if not chunk:
-                if self._tail:
-                    tail, self._tail = self._tail, b""
-                    found.append(self._record(tail, now_ns, offset_ns, partial=True))
-                if found:
-                    return found, False
-                raise Ended("end of stream")
-            lines = chunk.split(b"\n")
-            lines[0] = self._tail + lines[0]
-            self._tail = lines.pop()
-            for line in lines:
-                found += self._pieces(line, now_ns, offset_ns)
-            while len(self._tail) > MAX_CAPTURED_BYTES:
-                self.cut += 1
-                piece = self._tail[:MAX_CAPTURED_BYTES]
-                self._tail = self._tail[MAX_CAPTURED_BYTES:]
-                found.append(self._record(piece, now_ns, offset_ns, partial=True))
-            if len(chunk) < CHUNK_BYTES:
-                return found, True
-        return found, False
-
-    def _pieces(self, line: bytes, now_ns: int, offset_ns: int) -> list[bytes]:
-        pieces = []
-        while len(line) > MAX_CAPTURED_BYTES + _STAMP_BYTES:
-            self.cut += 1
-            piece, line = line[:MAX_CAPTURED_BYTES], line[MAX_CAPTURED_BYTES:]
-            pieces.append(self._record(piece, now_ns, offset_ns, partial=True))
-        pieces.append(self._record(line, now_ns, offset_ns, partial=False))
-        return pieces
-
-    def _record(
-        self, line: bytes, now_ns: int, offset_ns: int, *, partial: bool
-    ) -> bytes:
-        if line[-_STAMP_BYTES:-20] == STAMP and line[-20:].isdigit():
-            stamp = int(line[-20:]) + offset_ns
-            line = line[:-_STAMP_BYTES]
-            if now_ns - 60_000_000_000 < stamp < now_ns + 1_000_000_000:
-                now_ns = stamp
-        self._last = max(now_ns, self._last + 1)
-        self.seq += 1
-        fields: dict[str, Any] = {
-            "logger": self.stream,
-            "message": line.rstrip(b"\r").decode("utf-8", "backslashreplace"),
-            "pid": self.pid,
-            "stream": self.stream,
-        }
-        if partial:
-            fields["partial"] = True
-        return stamped_line(self._last, self._level, self.name, self.seq, fields)
-
-    def close(self) -> None:
-        """Let go of the pipe."""
-        if self.pipe >= 0:
-            os.close(self.pipe)
-            self.pipe = -1
 
 
 def stamped_line(

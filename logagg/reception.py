@@ -30,9 +30,10 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from logagg import address, launch
+from logagg.captured import Stream
 from logagg.channel import Control
 from logagg.errors import ConfigError, LogaggError
-from logagg.intake import Stream, Worker, number
+from logagg.intake import Worker, number
 from logagg.viewers import Viewer
 
 if TYPE_CHECKING:

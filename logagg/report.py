@@ -10,10 +10,12 @@ no records), `late`, `clock_step`, `sink_error`, and those that the supervisor s
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Collection
 from typing import Any
 
-from logagg.intake import Stream, Worker, stamped_line
+from logagg.captured import Stream
+from logagg.intake import Worker, stamped_line
 from logagg.leftovers import Leftovers
 from logagg.order import Merger
 
@@ -46,6 +48,7 @@ class Reporter:
         self._told_late = 0
         self._look_at = 0
         self._late_at = 0
+        self._words: dict[int, deque[str]] = {}
         self._counted: dict[int, dict[str, int]] = {}
         self._waiting: list[tuple[int, int, dict[str, Any]]] = []
 
@@ -69,6 +72,10 @@ class Reporter:
     def event_after(self, pid: int, details: dict[str, Any], deadline_ns: int) -> None:
         """An event that stands behind the last words of a process."""
         self._waiting.append((pid, deadline_ns, details))
+
+    def listen(self, stream: Stream) -> None:
+        """Keep a worker's last lines, of both streams, for the notice of its death."""
+        stream.last_lines = self._words.setdefault(stream.pid, stream.last_lines)
 
     def take(self) -> list[bytes]:
         """The lines made since the last call."""
@@ -100,6 +107,9 @@ class Reporter:
             if pid not in present or now_ns > deadline_ns:
                 self._waiting.remove(each)
                 details |= self._counted.pop(pid, {})
+                words = self._words.pop(pid, None)
+                if words and details.get("level", "info") not in ("debug", "info"):
+                    details["last_lines"] = list(words)
                 self.event(str(details.get("message", "")), details)
 
     def _tell_losses(self, worker: Worker, *, final: bool = False) -> None:

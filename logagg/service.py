@@ -173,15 +173,26 @@ def ask(
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a consumer.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object a run and a consumer."
+)
 @click.option(
     "--socket", "path", envvar="LOGAGG_SOCKET", metavar="PATH", help="Only this one."
 )
 def status(path: str | None, as_json: bool) -> None:
-    """Show the consumers of this user: workers, sinks, losses."""
+    """Show this user's runs (slots, restarts) and consumers (workers, sinks, losses)."""
+    from logagg.supervisor.commands import status_of_runs
+    from logagg.supervisor.control import runs
+
+    pids = [] if path else runs()
     paths = [path] if path else address.listening()
-    if not paths:
-        raise ConsumerGone("no consumer is running")
+    if not paths and not pids:
+        raise ConsumerGone("no run and no consumer is running")
+    for pid in pids:
+        text = status_of_runs(pid, as_json=as_json)
+        if as_json:
+            text = orjson.dumps({"run": orjson.loads(text)[0]}).decode()
+        click.echo(text)
     for each in paths:
         found = ask(each)
         click.echo(orjson.dumps(found) if as_json else table(found))

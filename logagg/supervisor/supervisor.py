@@ -337,7 +337,7 @@ class Supervisor:
                 listener.handover.remove(member.id)
             listener.keep_path()
         self.router.members.pop(member.id, None)
-        self.tasks.died(member, [])
+        self.tasks.died(member)
         self._end_group(member.pid)
         self.emit("exit", member, member.exit)
 

@@ -206,7 +206,7 @@ class TaskQueue:
             self._state.counts.done += 1
             job.future.settle(frame.get("value"))
 
-    def died(self, worker: Member, last_lines: list[str]) -> None:
+    def died(self, worker: Member) -> None:
         """A worker is dead: its task fails with `WorkerDied`, or runs again."""
         state = self._state
         if worker in state.idle:
@@ -228,12 +228,8 @@ class TaskQueue:
                 f"worker {worker.slot} (pid {worker.pid}) ended with {worker.exit.how} "
                 f"while it ran {job.info.name}"
             )
-            for name, value in (
-                ("slot", worker.slot),
-                ("signal", worker.exit.signal),
-                ("last_lines", last_lines),
-            ):
-                setattr(error, name, value)
+            error.slot = worker.slot
+            error.signal = worker.exit.signal
             job.future.fail(error)
         self._match()
 
