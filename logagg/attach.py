@@ -82,6 +82,7 @@ class Attachment(Link):
         self._second_ns = -_SECOND
         self._start = b""
         self._last = 0
+        self._forking = False
         self._busy = False
         self._queued: list[tuple[str, bytes]] = []
 
@@ -145,6 +146,8 @@ class Attachment(Link):
         if len(self.recent) > MAX_THREADS:
             self.recent.clear()
         super()._look(now)
+        if self._forking:
+            self._look_at = 0
 
     def _turn_second(self, now: int) -> int:
         """Format a new second; return the nanoseconds in it."""
@@ -244,8 +247,16 @@ class Attachment(Link):
             self._begin_anew()
 
     def before_fork(self) -> None:
-        """See to it that a child looks who it is before it writes anything."""
+        """Until the fork is over, look before each record which process this is.
+
+        Other hooks of a fork may log, in the child too, before ours have run there.
+        """
+        self._forking = True
         self._look_at = 0
+
+    def after_fork(self) -> None:
+        """In the parent: the fork is over."""
+        self._forking = False
 
     def _begin_anew(self) -> None:
         try:
@@ -299,10 +310,17 @@ def _before_fork() -> None:
         each.before_fork()
 
 
+def _after_fork() -> None:
+    for each in list(_attachments.values()):
+        each.after_fork()
+
+
 def _close_all() -> None:
     for each in list(_attachments.values()):
         each.close(CLOSE_TIMEOUT)
 
 
-os.register_at_fork(before=_before_fork, after_in_child=_forked)
+os.register_at_fork(
+    before=_before_fork, after_in_parent=_after_fork, after_in_child=_forked
+)
 atexit.register(_close_all)

@@ -172,7 +172,7 @@ class Consumer:
             if self.sources or self.reception.holds or moved:
                 last_use = now
             if self._may_end(now, last_use):
-                if self.reception.close_door(anyway=bool(self._stop_at)):
+                if self.reception.close_door(anyway=0 < self._stop_at < now):
                     return
                 last_use = now
             if quiet > IDLE_CYCLES and not self.fanout.blocked:
@@ -420,6 +420,7 @@ class Consumer:
             worker.tell_safe(now)
         for worker in [each for each in self._departed if each.finished]:
             self._departed.remove(worker)
+            worker.remove_safe()
             worker.close()
 
     # ---- after a death ------------------------------------------------------------

@@ -440,6 +440,12 @@ class Worker:
     def acknowledge(self, seq: int) -> None:
         """All records up to a seq are safe: remove their segments, note it to tell."""
         self.safe = max(self.safe, seq)
+        self.remove_safe()
+
+    def remove_safe(self) -> None:
+        """Remove the segments that were read to their end and are safe."""
+        if not self.taken:
+            return
         done = [
             each
             for each in self.taken
@@ -457,6 +463,7 @@ class Worker:
 
     def tell_safe(self, now_ns: int) -> None:
         """Tell the worker what is safe: at once when it waits, else now and then."""
+        self.remove_safe()
         if self.flush_to and self.safe >= self.flush_to:
             told = self.tell({"ack": self.safe, "flushed": self.flush_to})
             if told:

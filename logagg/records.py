@@ -33,7 +33,7 @@ _thread_id = threading.get_ident
 _thread = threading.current_thread
 _modules = sys.modules
 _paths: dict[Any, tuple[str, str]] = {}
-_pid = os.getpid()
+_pid: int | None = os.getpid()  # None while a fork is under way
 
 
 def make(
@@ -94,7 +94,7 @@ def make(
                 pass
     else:
         record.processName = None
-    record.process = _pid if logging.logProcesses else None
+    record.process = (_pid or os.getpid()) if logging.logProcesses else None
     if _TASKS:
         record.taskName = _task_name()
     return record
@@ -137,9 +137,16 @@ def install() -> bool:
     return True
 
 
-def _forked() -> None:
+def _forget_pid() -> None:
+    global _pid
+    _pid = None
+
+
+def _learn_pid() -> None:
     global _pid
     _pid = os.getpid()
 
 
-os.register_at_fork(after_in_child=_forked)
+os.register_at_fork(
+    before=_forget_pid, after_in_parent=_learn_pid, after_in_child=_learn_pid
+)

@@ -7,8 +7,11 @@ import signal
 import subprocess
 from pathlib import Path
 
+import pytest
 import support
 from serving import serving
+
+pytestmark = pytest.mark.slow  # many real processes, some seconds each
 
 
 def configure(folder: Path, *sinks: str) -> None:

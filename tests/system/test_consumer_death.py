@@ -9,6 +9,8 @@ import support
 from harness import Fleet, fresh_record
 from support import BASIC, have, python, records, running, settled, wait_until
 
+pytestmark = pytest.mark.slow  # many real processes, some seconds each
+
 BOUND = 1.5
 """No log call takes longer: 0.1 s for room and 0.5 s to attach, on a loaded machine."""
 

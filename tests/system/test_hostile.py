@@ -14,6 +14,8 @@ import support
 from harness import Fleet
 from support import BASIC, have, python, records, running, settled, wait_until
 
+pytestmark = pytest.mark.slow  # many real processes, some seconds each
+
 
 @pytest.fixture
 def scene(tmp_path):

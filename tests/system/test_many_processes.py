@@ -24,6 +24,8 @@ from support import (
     wait_until,
 )
 
+pytestmark = pytest.mark.slow  # many real processes, some seconds each
+
 NUMBERS = (
     BASIC
     + """

@@ -21,6 +21,8 @@ import support
 from prometheus_client.parser import text_string_to_metric_families
 from serving import LOGAGG, Serve, serving
 
+pytestmark = pytest.mark.slow  # many real processes, some seconds each
+
 Numbers = dict[str, dict[tuple[tuple[str, str], ...], float]]
 
 

@@ -23,6 +23,8 @@ from support import (
     wait_until,
 )
 
+pytestmark = pytest.mark.slow  # many real processes, some seconds each
+
 needs_jail = pytest.mark.skipif(
     not possible(), reason="this machine lets nobody mount in a namespace"
 )

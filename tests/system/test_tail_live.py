@@ -16,6 +16,8 @@ from typing import Any
 import orjson
 import pytest
 
+pytestmark = pytest.mark.slow  # many real processes, some seconds each
+
 MAIN = [sys.executable, "-c", "from logagg.cli import main; main()"]
 
 # A worker that logs what it is told to: "N [level]" logs number N and answers with it.

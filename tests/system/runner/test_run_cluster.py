@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow  # many real processes, some seconds each
+
 
 def python(run: Any, name: str, *words: str, timeout: float = 60) -> list[Any]:
     """Run a program that is a primary; the JSON values that it printed."""

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow  # many real processes, some seconds each
+
 SELF = """
     import json, os, sys
     import multiprocessing

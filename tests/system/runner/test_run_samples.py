@@ -13,6 +13,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+pytestmark = pytest.mark.slow  # many real processes, some seconds each
+
 SAMPLES = Path(__file__).parents[3] / "samples" / "cluster"
 
 

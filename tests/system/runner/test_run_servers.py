@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow  # many real processes, some seconds each
+
 ASGI = """
     import os
     async def app(scope, receive, send):

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow  # many real processes, some seconds each
+
 APP = """
     import os
     async def app(scope, receive, send):

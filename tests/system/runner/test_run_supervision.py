@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow  # many real processes, some seconds each
+
 SLEEPER = """
     import os, signal, sys, time
     def on(signum, frame):
