@@ -13,7 +13,7 @@ import types
 import uuid
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import strict
 
@@ -293,6 +293,7 @@ values = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(st.dictionaries(st.text(st.characters(codec=None)), values))
 def test_any_fields_become_one_line_of_strict_json(fields):
     """Whatever Python can build gets through, and no field is missing."""
@@ -314,6 +315,7 @@ plain = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(st.dictionaries(st.text(st.characters(codec="utf-8")), plain))
 def test_what_json_knows_comes_back_as_it_was(fields):
     """Plain values make the round trip without a change."""

@@ -16,8 +16,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from support import wire_line
 
-from logagg import intake, wire
-from logagg.intake import Ended, Stream, Worker
+from logagg import captured, wire
+from logagg.captured import Stream
+from logagg.intake import Ended, Worker
 from logagg.order import Merger
 
 START = 1_795_568_400 * 1_000_000_000
@@ -155,7 +156,7 @@ def test_no_packet_behind_the_hello_raises(packets):
         worker.close()
 
 
-@pytest.mark.parametrize("size", [intake.MAX_CAPTURED_BYTES * 3 + 17])
+@pytest.mark.parametrize("size", [captured.MAX_CAPTURED_BYTES * 3 + 17])
 def test_a_captured_line_without_end_is_cut_into_marked_pieces(size):
     """Memory is bounded: a very long raw line becomes several records, all of it there."""
     read, write = os.pipe()
@@ -176,4 +177,4 @@ def test_a_captured_line_without_end_is_cut_into_marked_pieces(size):
     records = [orjson.loads(line + b"}") for line in found]
     assert sum(len(each["message"]) for each in records) == size
     assert all(each["partial"] for each in records)
-    assert max(len(each["message"]) for each in records) <= intake.MAX_CAPTURED_BYTES
+    assert max(len(each["message"]) for each in records) <= captured.MAX_CAPTURED_BYTES

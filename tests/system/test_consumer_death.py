@@ -129,7 +129,12 @@ def test_a_consumer_that_is_asked_to_end_hands_over_in_good_order(tmp_path, sign
     fleet.judge().require(longest=BOUND)
 
 
-POINTS = ["after_read", "before_write", "after_write", "before_ack"]
+POINTS = [
+    pytest.param("after_read", marks=pytest.mark.slow),
+    pytest.param("before_write", marks=pytest.mark.slow),
+    "after_write",
+    pytest.param("before_ack", marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize("size", [40, pytest.param(100_000, marks=pytest.mark.slow)])
@@ -153,6 +158,7 @@ def test_a_kill_at_each_moment_of_a_cycle_leaves_each_record_once(
     fleet.judge().require(longest=BOUND + (size > 1000))
 
 
+@pytest.mark.slow
 def test_a_kill_before_anything_was_read_loses_nothing(tmp_path):
     """The records wait in the pipe, the connection in the socket: a new one has both."""
     path = tmp_path / "app.log"
@@ -167,6 +173,7 @@ def test_a_kill_before_anything_was_read_loses_nothing(tmp_path):
     fleet.judge().require(longest=BOUND)
 
 
+@pytest.mark.slow
 def test_an_idle_worker_finds_the_new_consumer_when_it_logs_again(tmp_path):
     """Killed while nothing happens: the next record starts another and arrives."""
     path = tmp_path / "app.log"
@@ -239,6 +246,7 @@ sys.stdin.readline()
     assert len(records(path)) == 1001
 
 
+@pytest.mark.slow
 def test_flush_during_a_death_is_bounded_and_true(tmp_path):
     """When flush says yes, the records are there, although the consumer was killed."""
     path = tmp_path / "app.log"
@@ -328,6 +336,7 @@ def test_what_was_spooled_is_taken_in_by_the_next_start(tmp_path):
     fleet.judge().require(ordered=False)
 
 
+@pytest.mark.slow
 def test_a_fresh_record_arrives_soon_after_a_death(tmp_path):
     """Within 5 s of a kill a new process's record is in the file."""
     path = tmp_path / "app.log"

@@ -435,6 +435,7 @@ def test_a_planted_socket_that_answers_nothing_delays_no_call(tmp_path):
     assert max(each.longest for each in fleet.sent()) < 1.5
 
 
+@pytest.mark.slow
 def test_a_planted_lock_that_is_never_released_delays_no_call(tmp_path):
     """Someone holds the start-up lock for ever: records are spooled, calls bounded."""
     path = tmp_path / "app.log"

@@ -284,6 +284,7 @@ def test_a_second_run_appends_to_the_first(tmp_path):
     assert_ordered(lines(path))
 
 
+@pytest.mark.slow
 def test_runs_that_follow_each_other_at_once_lose_nothing(tmp_path):
     """A process may come while the consumer of the last one is ending."""
     path = tmp_path / "app.log"
@@ -406,6 +407,7 @@ def test_a_ctrl_c_in_the_terminal_does_not_reach_the_consumer(tmp_path):
     assert [each["message"] for each in records(path)] == ["x"]
 
 
+@pytest.mark.slow
 def test_a_consumer_that_waits_uses_no_processor(tmp_path):
     """An idle application costs next to nothing."""
     path = tmp_path / "app.log"

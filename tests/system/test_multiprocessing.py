@@ -47,7 +47,9 @@ def program(tmp_path, text):
     return str(path)
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize(
+    "method", ["fork", "spawn", pytest.param("forkserver", marks=pytest.mark.slow)]
+)
 def test_each_start_method_lands_in_one_consumer(tmp_path, method):
     """A handler made in the child, or inherited: one ordered file."""
     path = tmp_path / "app.log"
@@ -87,7 +89,14 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "spawn",
+        pytest.param("forkserver", marks=pytest.mark.slow),
+        pytest.param("fork", marks=pytest.mark.slow),
+    ],
+)
 def test_a_librarys_pool_logs_without_any_code_in_its_workers(tmp_path, method):
     """Under `logagg.start` children inherit handler, root level and level names."""
     path = tmp_path / "app.log"
@@ -193,6 +202,7 @@ def test_a_socket_where_nobody_listens_never_breaks_the_application(tmp_path):
     assert spooled.read_bytes().count(b"\n") == 100
 
 
+@pytest.mark.slow
 def test_start_twice_in_one_process_and_nested(tmp_path):
     """One after the other, and one within another: each has its own records."""
     code = """\

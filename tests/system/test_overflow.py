@@ -151,6 +151,7 @@ def _lines(path):
     return path.read_bytes().count(b'"run":"r"') if path.exists() else 0
 
 
+@pytest.mark.slow
 def test_what_a_slow_sink_drops_is_counted_and_told(tmp_path):
     """Of a sink with `drop_old`: written and dropped make what was offered."""
     code = (
@@ -203,6 +204,7 @@ for n in range(500):
     assert events("dropped", path)
 
 
+@pytest.mark.slow
 def test_a_sink_that_never_answers_delays_neither_file_nor_exit(tmp_path):
     """A hanging plug-in: the file goes on, the worker ends at once."""
     stuck = tmp_path / "stuck"
@@ -263,6 +265,7 @@ def test_when_nothing_can_be_written_records_are_dropped_counted_and_told(tmp_pa
     assert err.count("\n") <= 4
 
 
+@pytest.mark.slow
 def test_no_more_processes_can_be_made_and_the_application_goes_on(tmp_path):
     """A limit on processes forbids a consumer: records are spooled, then delivered."""
     path = tmp_path / "app.log"

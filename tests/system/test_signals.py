@@ -290,9 +290,8 @@ print(*counts, flush=True)
     assert not events("lost", path)
 
 
-@pytest.mark.parametrize(
-    "sign", [signal.SIGHUP, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("sign", [signal.SIGHUP, signal.SIGUSR1])
 def test_a_consumer_reopens_its_file_on_a_signal(tmp_path, sign):
     """`mv app.log old`, then the signal: all that follows is in the new file."""
     path = tmp_path / "app.log"

@@ -329,6 +329,36 @@ for depth in range(5):
     assert len({each["pid"] for each in records(path)}) == 5
 
 
+def test_a_fork_from_a_thread_logs_on_both_sides(tmp_path):
+    """The child's only thread is not the main one: it attaches all the same."""
+    path = tmp_path / "app.log"
+    code = (
+        BASIC
+        + """
+import threading
+def work():
+    for n in range(20):
+        log.info("x", extra={"who": "parent", "n": n})
+        pid = os.fork()
+        if not pid:
+            log.info("x", extra={"who": "child", "n": n})
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+    done.append(True)
+done = []
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+assert done
+"""
+    )
+    python(code, path)
+
+    settled()
+    assert_complete(records(path), {"parent": 20, "child": 20})
+    assert_ordered(lines(path))
+
+
 def test_a_fork_hook_that_logs_neither_hangs_nor_loses(tmp_path):
     """`os.register_at_fork` functions that log work on both sides."""
     path = tmp_path / "app.log"

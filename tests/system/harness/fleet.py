@@ -29,6 +29,8 @@ class Fleet:
     Args:
         path: The log file.
         workers: How many producers.
+        target: The file that their handlers name, by default the log file; empty when
+            only LOGAGG_SOCKET decides.
         wrap: Called with a producer's command line; returns the one to start instead.
         env: Changes of their environment.
         config: Further options of `producer.OPTIONS`, for all of them.
@@ -39,6 +41,7 @@ class Fleet:
         path: Path,
         *,
         workers: int = 4,
+        target: str | None = None,
         wrap: Any = None,
         env: dict[str, str] | None = None,
         run: str = "r",
@@ -48,7 +51,8 @@ class Fleet:
         self.run = run
         self.processes: list[subprocess.Popen[str]] = []
         self._names = [f"{run}{n}" for n in range(workers)]
-        self._config = {"path": str(path), "run": run, **config}
+        target = str(path) if target is None else target
+        self._config = {"path": target, "run": run, **config}
         self._wrap = wrap or (lambda command: command)
         self._env = {**os.environ, **(env or {})}
         self._folder = Path(tempfile.mkdtemp(prefix="fleet-"))

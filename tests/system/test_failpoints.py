@@ -1,0 +1,176 @@
+"""Deaths at chosen moments, of workers and of consumers: failpoints make them certain."""
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+import support
+from harness import Fleet, fresh_record, plugin_path
+from support import have, stopped, wait_until
+
+
+@contextmanager
+def serving(path, socket, **env):
+    """A consumer in the foreground; ended by SIGTERM unless it is gone before."""
+    command = [sys.executable, "-m", "logagg", "serve", "--socket", socket]
+    command += ["--sink", f"file:{path}"]
+    with subprocess.Popen(command, env={**os.environ, **env}) as consumer:
+        try:
+            yield consumer
+        finally:
+            if consumer.poll() is None:
+                consumer.terminate()
+
+
+@pytest.mark.parametrize("point", ["torn", "park"])
+def test_a_worker_killed_while_it_leaves_a_full_pipe_loses_no_finished_record(
+    tmp_path, point
+):
+    """Between pipe and spool: all that was promised is there, the torn part is not."""
+    path = tmp_path / "app.log"
+    env = {"LOGAGG_FAILPOINT": f"{point}:kill"}
+    with (
+        Fleet(path, workers=1, count=10**9, size=20_000, env=env) as victim,
+        Fleet(path, workers=1, count=10**9, rate=500, run="good") as other,
+    ):
+        other.progress(100)
+        victim.progress(1)
+        with stopped(support.consumer()):
+            wait_until(lambda: victim.ended, 15, "the worker's death")
+        other.progress(100)
+        other.stop()
+        other.join()
+
+    victim.judge().require()
+    other.judge().require(longest=1.0)
+
+
+def test_a_worker_killed_before_its_hello_disturbs_nobody(tmp_path):
+    """A connection that says nothing and vanishes: the others go on."""
+    path = tmp_path / "app.log"
+    env = {"LOGAGG_FAILPOINT": "hello:kill"}
+    with Fleet(path, workers=2, count=500, rate=500) as other:
+        other.progress(50)
+        with Fleet(path, workers=2, count=10, run="v", env=env) as victims:
+            wait_until(lambda: victims.ended, what="their deaths")
+        other.join()
+
+    other.judge().require(longest=1.0)
+    assert victims.returned == 0
+
+
+def test_a_worker_killed_as_the_elected_one_leaves_a_consumer_behind(tmp_path):
+    """Whoever started the consumer may die before it says hello: others use it."""
+    path = tmp_path / "app.log"
+    env = {"LOGAGG_FAILPOINT": "hello:kill"}
+    with Fleet(path, workers=1, count=10, run="v", env=env) as victim:
+        wait_until(lambda: victim.ended, what="its death")
+
+    assert fresh_record(path) < 5
+
+
+def test_a_spool_that_refuses_costs_counted_records_only(tmp_path):
+    """ENOSPC for one record: it is dropped and counted, the next ones are parked."""
+    path = tmp_path / "app.log"
+    env = {"LOGAGG_FAILPOINT": "park:errno=28@3"}
+    with Fleet(path, workers=1, count=10_000, size=500, env=env, wait=True) as fleet:
+        fleet.ready()
+        with stopped(support.consumer()):
+            fleet.go()
+            wait_until(lambda: fleet.returned == 10_000, 20, "the last call")
+        (err,) = fleet.join()
+
+    verdict = fleet.judge().require(complete=False)
+    assert sum(map(len, verdict.missing.values())) == 1
+    assert "1 records dropped" in err
+    assert "No space left" in err
+
+
+def test_a_consumer_killed_at_its_start_is_replaced(tmp_path):
+    """Records and connections wait for it; the next one gets them all."""
+    path = tmp_path / "app.log"
+    env = {"LOGAGG_FAILPOINT": "start:kill"}
+    with Fleet(
+        path, workers=2, count=2000, rate=2000, env=env, wait=True,
+        forget=["LOGAGG_FAILPOINT"],
+    ) as fleet:  # fmt: skip
+        fleet.ready()
+        fleet.go()
+        fleet.join()
+
+    fleet.judge().require(longest=1.5)
+
+
+def test_a_consumer_killed_while_it_ends_has_written_everything(tmp_path):
+    """After the last worker has gone: the file is complete, the next start works."""
+    path = tmp_path / "app.log"
+    env = {"LOGAGG_FAILPOINT": "closing:kill"}
+    with Fleet(path, workers=2, count=1000, env=env) as fleet:
+        fleet.join()
+    wait_until(lambda: not support.consumers(), what="the consumer's death")
+
+    fleet.judge(settle=None).require()
+    assert fresh_record(path) < 5
+
+
+@pytest.mark.parametrize("point", ["before_write", "after_write"])
+def test_a_kill_while_the_spool_is_taken_in_leaves_each_record_once(tmp_path, point):
+    """Before and after the write of what was parked: a second start finishes it."""
+    path = tmp_path / "app.log"
+    socket = str(tmp_path / "address.sock")
+    with Fleet(path, workers=3, count=400, env={"LOGAGG_SOCKET": socket}) as fleet:
+        fleet.join()
+    assert len(support.spool_files()) == 3
+
+    with serving(path, socket, LOGAGG_FAILPOINT=f"{point}:kill") as consumer:
+        assert consumer.wait(15) == -signal.SIGKILL
+    assert support.spool_files()
+    with serving(path, socket) as consumer:
+        wait_until(lambda: not support.spool_files(), what="an empty spool")
+    assert consumer.returncode == 0
+
+    fleet.judge().require(ordered=False)
+
+
+@pytest.mark.slow
+def test_a_kill_before_a_taken_segment_is_removed_leaves_each_record_once(tmp_path):
+    """Acknowledged, not yet removed: the next consumer knows that it has it."""
+    path = tmp_path / "app.log"
+    env = {"LOGAGG_FAILPOINT": "unlink:kill"}
+    with Fleet(
+        path, workers=2, count=20_000, size=300, env=env, wait=True,
+        forget=["LOGAGG_FAILPOINT"],
+    ) as fleet:  # fmt: skip
+        fleet.ready()
+        first = support.consumer()
+        with stopped(first):
+            fleet.go()
+            wait_until(lambda: fleet.returned == 40_000, 20, "the last call")
+            assert support.spool_files()
+        fleet.join()
+        assert not support.alive(first), "the failpoint was never reached"
+
+    fleet.judge().require()
+
+
+def test_a_slow_sink_is_waited_for_when_the_service_is_asked_to_end(tmp_path):
+    """SIGTERM, twice, with 2,000 records on their way to a slow sink: all written."""
+    slow = tmp_path / "slow.log"
+    socket = str(tmp_path / "address.sock")
+    command = [sys.executable, "-m", "logagg", "serve", "--socket", socket]
+    command += ["--sink", f"slow:{slow}?seconds=0.001"]
+    env = {**os.environ, **plugin_path()}
+    with subprocess.Popen(command, env=env) as consumer:
+        wait_until(lambda: os.path.exists(socket), what="the socket")
+        with Fleet(slow, target="", count=500, env={"LOGAGG_SOCKET": socket}) as fleet:
+            wait_until(lambda: fleet.returned == 2000, what="the last call")
+            consumer.terminate()
+            wait_until(have(slow, 100))
+            consumer.terminate()
+            fleet.join()
+        assert consumer.wait(15) == 0
+
+    fleet.judge([slow]).require()
