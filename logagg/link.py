@@ -164,9 +164,9 @@ class Link:
             self._drop("no consumer takes records")
             return
         self._direct = False
-        if failpoints.ACTIVE:
-            failpoints.hit("park")
         try:
+            if failpoints.ACTIVE:
+                failpoints.hit("park")
             parking = self._parked()
             begun = not parking.is_open
             parking.append(line, self.seq)

@@ -45,7 +45,7 @@ which   -n, --lines N|all   how many past ones (10; all with -S, --after or -)
         -w, --worker W      number, process name or pid      --logger NAME
         -g, --grep RE       in message or traceback; -v, --exclude RE: none of it
         -i, --ignore-case   --fixed (plain text); small letters match both anyway
-        -A, -B, -C N        lines after, before, around; --socket PATH, --file PATH
+        -A, -B, -C N        lines around; --socket PATH, --file PATH, --config FILE
 how     -o, --format F      pretty plain json logfmt message full; --json; --raw
         --fields a,b        --hide a,b|*    --full (never cut)    -H, --highlight RE
         --time F            clock full iso delta epoch none; --utc
@@ -71,7 +71,7 @@ Reads the file that the running consumer writes, or --file PATH, or - (stdin).
   --top N            so many values of each (10)
   --json             one JSON object instead of tables
   --file PATH        a log file, rotated ones included (repeatable)
-  --socket PATH      the consumer to ask for its file
+  --socket PATH      the consumer to ask for its file   --config FILE
   -S, --since T      -U, --until T    -l, --level L    -w, --worker W
   --logger NAME      -g, --grep RE    -v, --exclude RE -i, --ignore-case  --fixed
   --utc              times in UTC     --color WHEN     auto, always or never
@@ -87,7 +87,7 @@ Usage: logagg top [OPTIONS]
 
 Watch workers and sinks: records and bytes a second, queues, losses, restarts.
 
-  --socket PATH      the consumer to watch
+  --socket PATH      the consumer to watch              --config FILE
   --interval 1s      time between two looks
   --once             print once and end
   --color WHEN       auto, always or never

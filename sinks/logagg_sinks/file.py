@@ -180,7 +180,7 @@ class FileSink(Sink):
                 def progress(end: int, key: Key = key) -> None:
                     done[key] = end
 
-                await file.write(data, start, progress, urgent=_urgent(data))
+                await file.write(data, start, progress, urgent=_urgent(part))
 
     def _parts(self, batch: Batch) -> Iterator[tuple[Key, Batch]]:
         if not self._paths.split:
@@ -329,13 +329,13 @@ class FileSink(Sink):
         return SinkUnavailable(f"cannot write to file {self.path}: {why or error}")
 
 
-def _urgent(data: bytes) -> bool:
+def _urgent(batch: Batch) -> bool:
     """Whether there is a critical record; a nested field that looks like one may do.
 
-    One search over all is a third of a look at each; backwards, where Python's search
-    skips what cannot match.
+    One search over all lines is a third of a look at each; backwards, where Python's
+    search skips what cannot match.
     """
-    return data.rfind(b'","level":"critical"') >= 0
+    return batch.data.rfind(b'","level":"critical"') >= 0
 
 
 def _wall_clock() -> float:
