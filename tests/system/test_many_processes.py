@@ -172,7 +172,11 @@ def test_two_hundred_short_lived_children_all_arrive(tmp_path):
     children = [each for each in found if each["who"] == "child"]
     assert sorted(each["n"] for each in children) == list(range(200))
     assert len({each["pid"] for each in children}) == 200
-    assert_ordered(lines(path))
+    # Two hundred processes on a few cores: one may be suspended between stamp and write
+    # for longer than the window, and then says so.
+    late = [line for line in lines(path) if b',"late":true' in line]
+    assert len(late) <= 10
+    assert_ordered([line for line in lines(path) if line not in late])
 
 
 PING_PONG = (
