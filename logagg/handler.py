@@ -163,6 +163,8 @@ class Handler(logging.Handler):
                     message = message % arguments
                 except Exception:  # noqa: BLE001 - a bad format, or a broken __str__
                     message = self._message(record, fields)
+            # So much of the line is known to be text, and need not be searched.
+            text = len(message) if len(fields) == 1 and type(message) is str else 0
             fields["message"] = message
             fields["pid"] = record.process
             fields["process"] = record.processName
@@ -192,11 +194,11 @@ class Handler(logging.Handler):
             if level is None:
                 level = record.levelname.lower()
                 fields["level_number"] = record.levelno
-            encoded = body(fields, 0 if type(message) is not str else len(message))
+            encoded = body(fields, text)
             if (
                 self._redact
                 and len(fields) > 5  # else there is nothing but text and numbers
-                and (encoded.rfind(b":{") > 0 or encoded.rfind(b":[") > 0)
+                and (encoded.rfind(b":{", text) > 0 or encoded.rfind(b":[", text) > 0)
             ):
                 encoded = scrubbed_body(encoded)
             attached.send(level, encoded)

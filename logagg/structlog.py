@@ -223,11 +223,12 @@ def _quickly(bound: Any, level: str, event: Any, rest: dict[str, Any]) -> bool:
             if name not in free:
                 return False
             fields[name] = value
-    encoded = body(fields, len(event))
+    text = len(event)
+    encoded = body(fields, text)
     if (
         logger._redact
         and len(fields) > 5
-        and (encoded.rfind(b":{") > 0 or encoded.rfind(b":[") > 0)
+        and (encoded.rfind(b":{", text) > 0 or encoded.rfind(b":[", text) > 0)
     ):
         encoded = scrubbed_body(encoded)
     logger._attachment.send(level, encoded)

@@ -812,3 +812,16 @@ def test_a_directory_that_cannot_be_written_is_an_error(tmp_path):
 
     with pytest.raises(ConfigError, match="no permission to write"):
         logagg.Handler(tmp_path / "x.log")
+
+
+@pytest.mark.parametrize(
+    "message", [{"message": "m" * 200, "x": float("nan")}, {"x": float("nan"), "m": 1}]
+)
+def test_a_nan_beside_a_long_message_is_kept(log, shared, message):
+    """What JSON cannot express is found wherever it stands in the record."""
+    logger, handler = log
+
+    logger.info(message)
+    handler.flush()
+
+    assert shared.record()["x"] == "nan"
