@@ -51,7 +51,7 @@ def get(port: int, path: str = "/", timeout: float = 5.0, headers: str = "") -> 
         while chunk := sock.recv(65536):
             data += chunk
     head, _, body = data.partition(b"\r\n\r\n")
-    assert head.split(b" ")[1] == b"200", data
+    assert head.split(b" ")[1:2] == [b"200"], data
     return body.decode()
 
 
