@@ -209,7 +209,7 @@ def _columns(
     worker = _name(record)
     logger = segments.inline(str(record.get("logger") or ""))
     if look.format == "plain":
-        parts = [clock, level, f"w{worker}" if worker else "", logger + ":"]
+        parts = [clock, level, _tag(worker) if worker else "", logger + ":"]
         text = " ".join(part for part in parts if part not in ("", ":"))
         return [("", ("~" if late == "~" else "") + text + " ")]
     if len(logger) > 12:
@@ -220,7 +220,7 @@ def _columns(
     word = _WORDS.get(level.lower(), level)[:5]
     found += [(style, word), ("", " " * (6 - len(word)))]
     if worker:
-        tag = f"w{worker}"
+        tag = _tag(worker)
         found += [(f"worker.{worker}", tag), ("", " " * max(4 - len(tag), 1))]
     found += [("logger", logger), ("", " " * (14 - segments.width(logger)))]
     return found
@@ -237,6 +237,11 @@ def _level(record: Mapping[str, Any]) -> tuple[str, str]:
     if number is not None and number < levels.STANDARD["debug"]:
         style = "level.debug"
     return name, style
+
+
+def _tag(worker: str) -> str:
+    """A worker's number or pid behind a `w`; a name (the consumer's) as it is."""
+    return f"w{worker}" if worker[:1].isdigit() else worker
 
 
 def _name(record: Mapping[str, Any]) -> str:
