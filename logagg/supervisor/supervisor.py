@@ -67,7 +67,7 @@ CONSUMER_GRACE = 20.0
 GROUP_GRACE = 2.0
 HAND_OVER_GRACE = 1.0
 START_TURN = 5.0
-DRAIN_TIME = 0.1
+DRAIN_TIME = 1.0
 """For what a stopping server has accepted to become a request; many round trips."""
 
 
