@@ -178,10 +178,13 @@ class Worker:
         found: list[bytes] = []
         sequence = self.sequence
         drained = False
+        flush_to = 0
         self.bytes_taken = 0
         while budget > 0:
             if not self.lines and not drained:
                 known = len(self.taken)
+                # What is heard only now may have been said behind lines unread yet.
+                flush_to = self.flush_to
                 chunk = self._from_pipe()
                 # A segment told of since may stand behind lines that are unread yet.
                 drained = len(chunk) < CHUNK_BYTES and len(self.taken) == known
@@ -197,10 +200,10 @@ class Worker:
                     sequence.skip_to(seq_of(self.lines[0]))
                 found = found + chosen if found else chosen
             if drained and not self.lines and not self._pull_segments():
-                if sequence.expected <= self.flush_to:
+                if sequence.expected <= flush_to:
                     # Said behind everything that was written: the rest was dropped.
-                    sequence.skip_to(self.flush_to + 1)
-                    self.marks.append((b"", self.flush_to))
+                    sequence.skip_to(flush_to + 1)
+                    self.marks.append((b"", flush_to))
                 if self._at_end and not found:
                     sequence.end()
                     raise Ended("end of pipe")

@@ -330,3 +330,36 @@ def test_a_line_without_end_ends_its_source(rig, monkeypatch):
 
     with pytest.raises(Ended, match="longer than 10000 bytes"):
         made.worker.read(1 << 20)
+
+
+def test_a_line_written_while_its_flush_is_heard_is_not_given_up(rig):
+    """A flush that is heard behind a read says nothing of what that read has missed."""
+    scene = rig()
+    scene.write([1])
+    hear = scene.worker.hear
+
+    def hear_late():
+        scene.worker.hear = hear
+        scene.write([2])  # behind the read, before the flush
+        scene.control.send(orjson.dumps({"flush": 2}))
+        hear()
+
+    scene.worker.hear = hear_late
+
+    found = scene.worker.read(1 << 20)[0] + scene.worker.read(1 << 20)[0]
+
+    assert seqs(found) == [1, 2]
+    assert scene.worker.sequence.lost == 0
+
+
+def test_a_flush_behind_dropped_records_counts_them_as_lost(rig):
+    """What was said to be flushed and is not in the pipe was dropped: nobody waits."""
+    scene = rig()
+    scene.write([1])
+    scene.control.send(orjson.dumps({"flush": 3}))
+
+    found = [*scene.worker.read(1 << 20)[0], *scene.worker.read(1 << 20)[0]]
+
+    assert seqs(found) == [1]
+    assert scene.worker.sequence.expected == 4
+    assert scene.worker.sequence.lost == 2
