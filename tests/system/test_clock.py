@@ -8,6 +8,8 @@ from support import BASIC, events, python, records, running, settled, wait_until
 
 from logagg import clock
 
+pytestmark = pytest.mark.slow  # many real processes, some seconds each
+
 
 def test_an_offset_that_is_known_is_kept_until_time_has_stepped():
     """A new consumer goes on with the old one's time unless the wall clock jumped."""

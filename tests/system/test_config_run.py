@@ -12,6 +12,8 @@ from serving import LOGAGG
 
 APP = """\
 import itertools, logging, time
+
+pytestmark = pytest.mark.slow  # many real processes, some seconds each
 log = logging.getLogger("app")
 for n in itertools.count():
     log.warning("m", extra={"who": "a", "n": n})

@@ -11,6 +11,8 @@ import support
 from harness import Fleet, fresh_record, plugin_path
 from support import have, stopped, wait_until
 
+pytestmark = pytest.mark.slow  # many real processes, some seconds each
+
 
 @contextmanager
 def serving(path, socket, **env):
