@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import support
 from serving import LOGAGG
+
+pytestmark = pytest.mark.slow  # many real processes, some seconds each
 
 APP = """\
 import itertools, logging, time
 
-pytestmark = pytest.mark.slow  # many real processes, some seconds each
 log = logging.getLogger("app")
 for n in itertools.count():
     log.warning("m", extra={"who": "a", "n": n})
