@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -56,6 +58,7 @@ class Fleet:
         self._wrap = wrap or (lambda command: command)
         self._env = {**os.environ, **(env or {})}
         self._folder = Path(tempfile.mkdtemp(prefix="fleet-"))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
         for name in self._names:
