@@ -35,22 +35,23 @@ import select
 import signal
 import socket
 import sys
-from collections import deque
 from collections.abc import Awaitable, Callable
 from time import CLOCK_MONOTONIC, clock_gettime, clock_gettime_ns
 from typing import Any
 
-from logagg import address, failpoints, launch, wire
+from logagg import address, failpoints, wire
 from logagg.abc import Batch
 from logagg.captured import Stream
-from logagg.clock import STEP_NS, measure_offset
+from logagg.clock_watch import ClockWatch
 from logagg.errors import LogaggError
 from logagg.fanout import Fanout
 from logagg.intake import Ended, Worker
 from logagg.leftovers import Leftovers
 from logagg.order import Merger
+from logagg.promises import Promises
 from logagg.reception import Reception
 from logagg.report import Reporter
+from logagg.targets import Targets
 from logagg.viewers import Ring
 
 __all__ = ["Consumer", "main"]
@@ -68,8 +69,6 @@ STOP_GRACE = 5.0
 CLOSE_GRACE = 10.0
 RESTART_HOLD = 0.4
 MAX_FUTURE_NS = 1_000_000_000
-STEP_CHECK_NS = 1_000_000_000
-STEP_NOTICE_NS = 1_000_000_000
 EVENT_PATIENCE_NS = 5_000_000_000
 
 
@@ -86,7 +85,8 @@ class Consumer:
             reread: Gives the sinks as they are configured now, for a reload.
         """
         self.path = str(config["socket"])
-        self.offset_ns = int(config["offset"])
+        self.clock = ClockWatch(self.path, int(config["offset"]))
+        self.now_ns = self.clock.now_ns
         self.identifier = address.identifier_of(self.path)
         self.run_id = os.urandom(4).hex()
         self.merger = Merger()
@@ -95,6 +95,7 @@ class Consumer:
         self.records = 0
         self.report = Reporter(self.now_ns, self.wake)
         self.fanout = Fanout(self.report.event, self._finished, self.now_ns)
+        self.targets = Targets(self.fanout, self.captures)
         self.reception = Reception(self, socket.socket(fileno=int(config["fd"])))
         self._reread = reread
         self._reloading: asyncio.Task[str] | None = None
@@ -107,15 +108,12 @@ class Consumer:
         self._wake = asyncio.Event()
         self._departed: list[Worker] = []
         self._suspects: set[bytes] = set()
-        self._marks: deque[tuple[int, list[tuple[Worker, int]]]] = deque()
+        self._promises = Promises()
         self._captured: set[tuple[int, int]] = set()
         self._last_cycle = 0
         self._fast = False
         self._last_look = 0
-        self._step_check = 0
-        self._told_step = 0
         self._gathering: asyncio.Task[None] | None = None
-        self._switch: tuple[int, int] | None = None
         self._stop_at = 0.0
         self._leftovers_at = RESTART_HOLD if self._restarted else 0.0
 
@@ -135,7 +133,7 @@ class Consumer:
         if failpoints.ACTIVE:
             failpoints.hit("start")
         for url in self._wanted:
-            error = await self.reception.add_sink(url, [1, 2], wanted=True)
+            error = await self.targets.add(url, [1, 2], wanted=True)
             if error:
                 print(f"logagg: {error}", file=sys.stderr)
                 self.reception.close_door(anyway=True)
@@ -245,7 +243,7 @@ class Consumer:
         Returns:
             What is wrong with them, and then everything is as it was; or nothing.
         """
-        error = await self.reception.reconfigure(urls)
+        error = await self.targets.reconfigure(urls)
         if error:
             return self._refused(error)
         shown = ", ".join(lane.name for lane in self.fanout.lanes.values())
@@ -260,10 +258,6 @@ class Consumer:
         return why
 
     # ---- the cycle ----------------------------------------------------------------
-
-    def now_ns(self) -> int:
-        """The common clock now."""
-        return clock_gettime_ns(CLOCK_MONOTONIC) + self.offset_ns
 
     def register(self, source: Worker | Stream | Leftovers) -> None:
         """Read this source from the next cycle on."""
@@ -285,8 +279,7 @@ class Consumer:
 
     def cycle(self) -> int:
         """Read, order, release, offer; return how many lines moved."""
-        if self.now_ns() > self._step_check or self._switch is not None:
-            self._watch_clock()
+        self.clock.look(self._workers, self.report)
         now = self.now_ns()
         if self.fanout.blocked:
             # Nothing was read, so nothing can be known to be final.
@@ -308,8 +301,8 @@ class Consumer:
             self.merger.add(events, drained=True)
             moved += len(events)
         # A worker may have changed to a coming offset while we were reading.
-        ahead = max(0, self._switch[1] - self.offset_ns) if self._switch else 0
-        strangers = self.merger.strangers(self.now_ns() + ahead + MAX_FUTURE_NS)
+        latest = self.now_ns() + self.clock.ahead_ns + MAX_FUTURE_NS
+        strangers = self.merger.strangers(latest)
         if strangers:
             self._refuse_lines(strangers)
         age = (clock_gettime_ns(CLOCK_MONOTONIC) - self._started_ns) / 1e9
@@ -337,7 +330,7 @@ class Consumer:
                 continue
             try:
                 if isinstance(source, Stream):
-                    lines, drained = source.read(budget, now, self.offset_ns)
+                    lines, drained = source.read(budget, now, self.clock.offset_ns)
                 else:
                     lines, drained = source.read(budget)
             except Ended as end:
@@ -392,27 +385,15 @@ class Consumer:
 
     def _collect_marks(self) -> None:
         """Find out whose lines went with the newest batch, and up to which seq."""
-        horizon = self.merger.horizon
-        found = []
-        for worker in self._workers():
-            if worker.marks:
-                seq = worker.released(horizon)
-                if seq:
-                    found.append((worker, seq))
-        if found:
-            self._marks.append((self.fanout.number, found))
+        number = self.fanout.number
+        self._promises.note(number, self.merger.horizon, self._workers())
         self._finished()
 
     def _finished(self) -> None:
         """Lanes are done with batches: what was in them is safe."""
-        safe = self.fanout.safe
-        if failpoints.ACTIVE and self._marks:
+        if failpoints.ACTIVE and self._promises:
             failpoints.hit("before_ack")
-        while self._marks and self._marks[0][0] <= safe:
-            for worker, seq in self._marks.popleft()[1]:
-                worker.acknowledge(seq)
-                if worker.flush_to:
-                    worker.tell_safe(clock_gettime_ns(CLOCK_MONOTONIC))
+        self._promises.keep(self.fanout.safe)
 
     def _tell_workers(self) -> None:
         now = clock_gettime_ns(CLOCK_MONOTONIC)
@@ -466,36 +447,6 @@ class Consumer:
             self.report.event_after(pid, details, deadline)
         else:
             self.report.event(str(details.pop("message", "")), details)
-
-    # ---- the clock ----------------------------------------------------------------
-
-    def _watch_clock(self) -> None:
-        """Look whether the wall clock was stepped away from the common clock.
-
-        A step forward is followed by all at one instant, a second after all were told,
-        so it reorders nothing. A step back is not followed: stamps never go back.
-        """
-        monotonic = clock_gettime_ns(CLOCK_MONOTONIC)
-        if self._switch is not None and monotonic >= self._switch[0]:
-            self.offset_ns, self._switch = self._switch[1], None
-            self._told_step = 0
-        self._step_check = monotonic + self.offset_ns + STEP_CHECK_NS
-        if self._switch is not None:
-            return
-        step = measure_offset() - self.offset_ns
-        if abs(step - self._told_step) < STEP_NS:
-            return
-        self._told_step = step
-        if step > 0:
-            self._switch = (monotonic + STEP_NOTICE_NS, self.offset_ns + step)
-            launch.write_offset(self.path, self.offset_ns, self._switch)
-            for worker in self._workers():
-                worker.tell({"switch": self._switch})
-        what = "follows" if step > 0 else "does not follow: stamps never go back"
-        self.report.event(
-            f"the wall clock was stepped by {step / 1e9:+.3f} s; the log's clock {what}",
-            {"event": "clock_step", "step_seconds": step / 1e9},
-        )
 
     # ---- what there is to see -----------------------------------------------------
 

@@ -23,7 +23,7 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from time import CLOCK_MONOTONIC, clock_gettime
 from typing import TYPE_CHECKING, Any
 
@@ -38,56 +38,12 @@ from logagg.viewers import Viewer
 
 if TYPE_CHECKING:
     from logagg.consumer import Consumer
-    from logagg.sinks import Built
 
 __all__ = ["Reception"]
 
 MAX_PACKET_BYTES = 1 << 18
 MAX_WAITING = 4096
-SINK_PATIENCE = 5.0
 HELLO_TIMEOUT = 10.0
-STREAM_SINKS = ("stdout", "stderr")
-
-
-class _Plan:
-    """A sink that somebody wants.
-
-    Attributes:
-        url: As it was written.
-        key: The name of its lane: the same for the same target.
-        stream: The descriptor that it writes to, if it is a stream's sink.
-    """
-
-    def __init__(self, url: str, fds: list[int]) -> None:
-        from logagg.sinks import parse
-
-        self.url = url
-        self.key = url
-        self.stream: int | None = None
-        self._parsed = parse(url)
-        if self._parsed.scheme in STREAM_SINKS and len(fds) == 2:
-            self.stream = fds[self._parsed.scheme == "stderr"]
-            status = os.fstat(self.stream)
-            self.key = f"{url} {status.st_dev} {status.st_ino} {status.st_rdev}"
-        elif self._parsed.scheme == "file":
-            self.key = f"file {address.file_identity(self._parsed.target)}"
-
-    def built(self) -> Built:
-        """The sink itself."""
-        from logagg.sinks import build
-
-        built = build(self._parsed)
-        if self.stream is not None:
-            built.sink.fd = self.stream  # type: ignore[attr-defined]
-        return built
-
-
-def _target(key: str) -> str:
-    """What of a lane's key tells where it writes to."""
-    url, space, stream = key.partition(" ")
-    if space:
-        return stream
-    return url.partition("?")[0]
 
 
 class Reception:
@@ -108,11 +64,6 @@ class Reception:
         self._listener = listener
         self._waiting: dict[socket.socket, float] = {}  # until when each may be silent
         self._holders: set[socket.socket] = set()
-        self._kept_streams: set[int] = set()
-        self._wanted: dict[str, str] = {}
-        self._asked: set[str] = set()
-        self._have_sinks = asyncio.Event()
-        self._opening = asyncio.Lock()
         self._look_at = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
@@ -277,7 +228,9 @@ class Reception:
         self._loop.add_reader(connection, self._hear_holder, connection)
         urls = [str(url) for url in hello.get("sinks", [])]
         own = hello.get("own") is True
-        self._spawn(self._want(Control(connection).tell, urls, fds, own=own))
+        self._spawn(
+            self._consumer.targets.want(Control(connection).tell, urls, fds, own=own)
+        )
 
     async def _reload(
         self, control: Control, connection: socket.socket, hello: dict[str, Any]
@@ -295,123 +248,20 @@ class Reception:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    # ---- sinks --------------------------------------------------------------------
-
     async def _open_for(self, worker: Worker, urls: list[str], fds: list[int]) -> None:
-        await self._want(worker.tell, urls, fds)
+        await self._consumer.targets.want(worker.tell, urls, fds)
         await self._consumer.recall(worker)
         worker.ready = True
         self._consumer.wake()
-
-    async def _want(
-        self,
-        tell: Callable[[dict[str, Any]], bool],
-        urls: list[str],
-        fds: list[int],
-        *,
-        own: bool = False,
-    ) -> None:
-        """Open the sinks that someone wants, each once; tell of trouble."""
-        for url in urls:
-            error = await self.add_sink(url, fds, wanted=own)
-            if error:
-                tell({"error": error})
-        if not self._consumer.fanout.lanes and not urls:
-            # Whoever brings the sinks (`logagg run`) comes later, or again.
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._have_sinks.wait(), SINK_PATIENCE)
-        if not self._consumer.fanout.lanes:
-            # What was asked for cannot be had: nothing is lost, it goes to stderr.
-            await self.add_sink("stderr:?format=json", fds)
-        for descriptor in fds:
-            if descriptor not in self._kept_streams:
-                os.close(descriptor)
-        tell({"welcome": 1})
-
-    async def add_sink(self, url: str, fds: list[int], *, wanted: bool = False) -> str:
-        """Open a sink unless it is there; return what is wrong with it, or nothing.
-
-        Args:
-            url: The sink.
-            fds: The asker's stdout and stderr, for sinks that write there.
-            wanted: It is one of the consumer's own configuration.
-        """
-        async with self._opening:
-            try:
-                plan = _Plan(url, fds)
-                if plan.stream is not None and self._consumer.captures(plan.stream):
-                    # What is written there comes back to us as records, for ever.
-                    return ""
-                if wanted:
-                    self._wanted[plan.key] = url
-                else:
-                    self._asked.add(plan.key)
-                if plan.key not in self._consumer.fanout.lanes:
-                    await self._consumer.fanout.add(plan.key, plan.built())
-                    self._keep(plan)
-                    self._have_sinks.set()
-            except (LogaggError, OSError) as error:
-                return f"sink refused: {error}"
-        return ""
-
-    def _keep(self, plan: _Plan) -> None:
-        if plan.stream is not None:
-            self._kept_streams.add(plan.stream)
-
-    async def reconfigure(self, urls: list[str]) -> str:
-        """Have these sinks and no others of our own; return what is wrong, or nothing.
-
-        All or nothing: with one that cannot be had, everything stays as it was. New
-        ones are opened before old ones go; one with the same target as an old one
-        follows it; those that did not change are only opened anew. What processes have
-        asked for stays in any case.
-        """
-        fanout = self._consumer.fanout
-        async with self._opening:
-            opened: list[str] = []
-            try:
-                plans = {
-                    plan.key: plan for plan in (_Plan(url, [1, 2]) for url in urls)
-                }
-                built = {key: plan.built() for key, plan in plans.items()}
-                gone = {
-                    key: _target(key)
-                    for key, url in self._wanted.items()
-                    if key not in self._asked
-                    and (key not in plans or plans[key].url != url)
-                }
-                follows = {
-                    key: old
-                    for key in plans
-                    for old, target in gone.items()
-                    if target == _target(key)
-                }
-                for key in plans:
-                    if key not in fanout.lanes and key not in follows:
-                        await fanout.add(key, built[key])
-                        opened.append(key)
-            except (LogaggError, OSError) as error:
-                for key in opened:
-                    fanout.remove(key)
-                return f"sink refused: {error}"
-            fanout.reopen()
-            for key, old in follows.items():
-                if old in fanout.lanes:
-                    fanout.replace(old, key, built[key])
-            for key in gone:
-                if key in fanout.lanes and key not in plans:
-                    fanout.remove(key)
-            for plan in plans.values():
-                self._keep(plan)
-            self._wanted = {key: plan.url for key, plan in plans.items()}
-        return ""
 
     # ---- those who stay -----------------------------------------------------------
 
     def _hear_worker(self, worker: Worker) -> None:
         worker.hear()
         while worker.asked:
-            self._spawn(self._want(worker.tell, worker.asked.pop(0), []))
+            self._spawn(
+                self._consumer.targets.want(worker.tell, worker.asked.pop(0), [])
+            )
         if worker.heard_end:
             self._loop.remove_reader(worker.connection)
         self._consumer.wake()

@@ -1,0 +1,51 @@
+"""Which of a worker's records are safe once which batch is: the acknowledgements.
+
+A batch that went to the lanes carries, for each worker, the seq up to which all of its
+records are in it or in one before it. When the durable lanes are done with the batch,
+that seq is acknowledged, and a worker that waits in `flush` is told at once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from time import CLOCK_MONOTONIC, clock_gettime_ns
+
+from logagg.intake import Worker
+
+__all__ = ["Promises"]
+
+
+class Promises:
+    """What is to be acknowledged, batch by batch; true while there is anything."""
+
+    def __init__(self) -> None:
+        self._open: deque[tuple[int, list[tuple[Worker, int]]]] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._open)
+
+    def note(self, number: int, horizon: bytes, workers: Iterable[Worker]) -> None:
+        """Find out whose lines went with a batch, and up to which seq.
+
+        Args:
+            number: The newest batch's number.
+            horizon: The sort key up to which all that was read has been released.
+            workers: All of them.
+        """
+        found = []
+        for worker in workers:
+            if worker.marks:
+                seq = worker.released(horizon)
+                if seq:
+                    found.append((worker, seq))
+        if found:
+            self._open.append((number, found))
+
+    def keep(self, safe: int) -> None:
+        """Acknowledge what went with batches up to the number `safe`."""
+        while self._open and self._open[0][0] <= safe:
+            for worker, seq in self._open.popleft()[1]:
+                worker.acknowledge(seq)
+                if worker.flush_to:
+                    worker.tell_safe(clock_gettime_ns(CLOCK_MONOTONIC))
