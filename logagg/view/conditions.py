@@ -34,6 +34,8 @@ class Condition:
         fold: The needles are lower case and the line's case does not count.
         negated: The record matches when `test` is false.
         search: Finds the lines of a chunk that may pass, better than needles could.
+        sure: True only for wire lines that surely pass `test`, told without parsing;
+            never asked of a negated condition.
     """
 
     test: Callable[[Record], bool]
@@ -41,6 +43,7 @@ class Condition:
     fold: bool = False
     negated: bool = False
     search: numbers.Search | None = None
+    sure: Callable[[bytes], bool] | None = None
 
     def screen(self) -> Screen | None:
         """What tells lines that surely fail `test`, or None when nothing does."""
@@ -209,7 +212,12 @@ def who(names: Sequence[str]) -> Condition:
         # asked of wire lines only, and those have no white space around colons.
         shapes = ('"worker":"{}"', '"process":"{}"', '"worker":{}', '"pid":{}')
         needles = [s.format(name).encode() for name in sorted(wanted) for s in shapes]
-        return Condition(test, tuple(needles))
+        heads = tuple(
+            f'{level}","worker":"{name}","seq":'.encode()
+            for level in levels.STANDARD
+            for name in sorted(wanted)
+        )
+        return Condition(test, tuple(needles), sure=lambda x: x.startswith(heads, 55))
     return Condition(test)
 
 
@@ -224,7 +232,34 @@ def alternatives(terms: Sequence[Term]) -> Condition:
         value = lookup(record, terms[0].key)
         return any(each(value) for each in tests)
 
-    return Condition(test, needles)
+    search, sure = None, None
+    if _is_plain(terms[0].key):
+        name = terms[0].key.encode()
+        wanted = frozenset(term.number for term in terms) - {None}
+        if wanted:
+            search = numbers.search(name, wanted.__contains__)
+            sure = numbers.sure(name, wanted.__contains__)
+        elif needles and terms[0].key != "logger":
+            sure = _text_sure(name, [term.value.encode() for term in terms])
+    return Condition(test, needles, search=search, sure=sure)
+
+
+def _is_plain(key: str) -> bool:
+    """Whether a key can only be the name of a field of the record itself."""
+    return "." not in key and _PLAIN.fullmatch(key) is not None
+
+
+def _text_sure(name: bytes, values: Sequence[bytes]) -> Callable[[bytes], bool]:
+    """Says of a flat wire line that its field of this name is one of these texts."""
+    fields = [b'"%b":"%b"' % (name, value) for value in values]
+    named = b'"%b"' % name
+
+    def sure(line: bytes) -> bool:
+        if not numbers.is_flat(line):
+            return False
+        return line.count(named) == 1 and any(field in line for field in fields)
+
+    return sure
 
 
 def single(term: Term) -> Condition:
@@ -236,22 +271,18 @@ def single(term: Term) -> Condition:
     def decide(record: Record) -> bool:
         return test(lookup(record, term.key))
 
-    return Condition(
-        decide,
-        (needle,) if needle else (),
-        negated=term.negated,
-        search=_number_search(term),
-    )
+    search, sure = None, None
+    number, compare = term.number, _ORDER.get(term.op)
+    ordered = number is not None and compare is not None and not term.negated
+    if ordered and _is_plain(term.key):
 
+        def accepts(value: int) -> bool:
+            return compare is not None and compare(value, number)
 
-def _number_search(term: Term) -> numbers.Search | None:
-    number = term.number
-    compare = _ORDER.get(term.op)
-    if number is None or compare is None or term.negated:
-        return None
-    if "." in term.key or not _PLAIN.fullmatch(term.key):
-        return None
-    return numbers.search(term.key.encode(), lambda value: compare(value, number))
+        search = numbers.search(term.key.encode(), accepts)
+        sure = numbers.sure(term.key.encode(), accepts)
+    needles = (needle,) if needle else ()
+    return Condition(decide, needles, negated=term.negated, search=search, sure=sure)
 
 
 def level_test(term: Term) -> levels.Test:

@@ -10,8 +10,10 @@ true for the record it holds. How it gets there without parsing most lines:
 2. `worker` and `logger` come next in every wire line. They are decided by one match of
    the head, remembered for each pair of values.
 3. For every other condition the line is first searched for bytes that a match must
-   contain (`logagg.view.conditions`). Most lines end here.
-4. Only what is left, and lines that do not have the wire's shape, is parsed.
+   contain (`logagg.view.conditions`). Most lines that do not match end here.
+4. A flat line says what its fields are without being parsed (`logagg.view.numbers`).
+   Most lines that do match end here.
+5. Only what is left, and lines that do not have the wire's shape, is parsed.
 """
 
 from __future__ import annotations
@@ -69,6 +71,8 @@ class Match:
         self._screens = _screens(c for c in others if not c.negated)
         self._negative_screens = _screens(c for c in others if c.negated)
         self._exempt = len(self._negative_screens) == len(others)
+        sures = [c.sure for c in others if c.sure is not None and not c.negated]
+        self._sures = sures if len(sures) == len(others) else []
         self._searches = [c.search for c in others if c.search is not None]
         self._searches += [screen.find for screen in self._screens]
         self._patience = 0
@@ -150,8 +154,12 @@ class Match:
         if not self._others:
             return lines
         others, screens, exempt = self._others, self._negative_screens, self._exempt
+        sures = self._sures
         kept = []
         for line in lines:
+            if sures and all(sure(line) for sure in sures):
+                kept.append(line)
+                continue
             if exempt and not any(screen.may_hold(line) for screen in screens):
                 kept.append(line)
                 continue

@@ -486,6 +486,45 @@ def test_bytes_and_records_always_agree(
         assert found.select(data[:-1]) == [*kept, *extra_kept]
 
 
+FLAT = b'{"timestamp":"2026-11-25T00:59:11.860666570Z","level":"info","worker":"1",'
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b'"status":500,"a":"x"',
+        b'"a":"x","status":500',
+        b'"status":500,"a":"x","status":200',
+        b'"status":200,"status":500,"a":"y","a":"x"',
+        b'"in":{"status":500,"a":"x"}',
+        b'"in":{"status":500,"a":"x"},"status":200,"a":"y"',
+        b'"in":["status",500,"a","x"]',
+        b'"in":"status","out":"a"',
+        b'"status":"500","a":["x"]',
+        b'"status":[500],"a":["y","x"]',
+        b'"status" : 500 , "a" : "x"',
+        b'"status":500.0,"a":null',
+        b'"status":5000000000000000000000,"a":"x "',
+        b'"st\\u0061tus":500,"\\u0061":"x"',
+        b'"message":"\\"status\\":500,\\"a\\":\\"x\\"","status":1,"a":2',
+    ],
+)
+@pytest.mark.parametrize(
+    "term", ["status>=500", "status=500", "status<9", "a=x", "a=y"]
+)
+def test_what_is_told_without_parsing_is_what_parsing_tells(
+    rest: bytes, term: str
+) -> None:
+    """Doubled, nested, escaped and spaced names, with and without a line's end."""
+    found = match.compile([term])
+    for line, closing in ((FLAT + rest, b"}"), (FLAT + rest + b"}", b"")):
+        kept = [line] if found.record(orjson.loads(line + closing)) else []
+
+        assert found.lines([line], closing) == kept
+        if not closing:
+            assert found.select(line + b"\n") == kept
+
+
 def test_every_letter_that_folds_to_ascii_is_known() -> None:
     """No character beyond ASCII equals an ASCII one but those the search knows."""
     known = {"\u212a": "k", "\u017f": "s", "\u0130": "i", "\u0131": "i"}
