@@ -23,19 +23,38 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from logagg.errors import ConfigError
-from logagg.view import foreign
+from logagg.view import foreign, parallel
 from logagg.view.match import Match
 
 CHUNK_BYTES = 1 << 20
 HEAD_BYTES = 200
 LONGEST_BYTES = 64 << 20  # a line longer than this is cut into several
 
-Select = Callable[[bytes], list[bytes]]
 _ROTATED = re.compile(r"\.(\d{1,9})(\.gz|\.zst)?")
 
 
+@dataclass(frozen=True, slots=True)
+class Select:
+    """From whole lines to those that are wanted, without their newlines.
+
+    Attributes:
+        lines: Does it.
+        spread: It takes long enough to be done on all cores for a big file.
+    """
+
+    lines: Callable[[bytes], list[bytes]]
+    spread: bool = False
+
+    def __call__(self, data: bytes) -> list[bytes]:
+        return self.lines(data)
+
+
+WHOLE = Select(lambda data: [data])
+"""The chunk as it is: for a reader that needs to see every line."""
+
+
 def selector(match: Match) -> Select:
-    """A function from whole lines to those that match, other programs' adopted."""
+    """What selects the lines that match, other programs' adopted."""
 
     def select(data: bytes) -> list[bytes]:
         if foreign.is_wire(data[:64]):
@@ -43,7 +62,7 @@ def selector(match: Match) -> Select:
         lines = [foreign.convert(line) for line in data.split(b"\n") if line.strip()]
         return match.lines(lines)
 
-    return select
+    return Select(select, spread=not match.everything)
 
 
 @dataclass(slots=True)
@@ -240,10 +259,11 @@ def all_lines(
     """
     for path in needed(series, since):
         with contextlib.suppress(FileNotFoundError), open(path, "rb") as stream:
-            place = 0 if is_packed(stream) else _start(stream, since)
-            stream.seek(place)
-            for data in forward(unpacked(stream, path) if not place else stream):
-                yield select(data)
+            if is_packed(stream):
+                for data in forward(unpacked(stream, path)):
+                    yield select(data)
+            else:
+                yield from _part(stream, _start(stream, since), None, select)
     current = series.current
     if current is None:
         return
@@ -252,9 +272,24 @@ def all_lines(
         for data in forward(unpacked(current, series.path)):
             yield select(data)
         return
-    place = _start(current, since)
-    current.seek(place)
-    for data in forward(current, series.end - place):
+    yield from _part(current, _start(current, since), series.end, select)
+
+
+def _part(
+    stream: IO[bytes], place: int, end: int | None, select: Select
+) -> Iterator[list[bytes]]:
+    """What matches of a plain file from a line's start on, up to `end` or its end."""
+    if select.spread:
+        size = os.fstat(stream.fileno()).st_size
+        stop = _end_of_line(stream, size if end is None else min(end, size))
+        if stop - place >= parallel.LEAST_BYTES and parallel.helpers() > 1:
+            try:
+                yield from parallel.select(stream.fileno(), place, stop, select)
+                place = stop
+            except parallel.Early as early:
+                place = early.place
+    stream.seek(place)
+    for data in forward(stream, None if end is None else end - place):
         yield select(data)
 
 

@@ -109,7 +109,7 @@ class FileSource:
         # Behind that very line, so that late lines written after it are not missed.
         stamp = cursor.timestamp.encode()
         found = False
-        for (data,) in files.all_lines(series, _whole, stamp):
+        for (data,) in files.all_lines(series, files.WHOLE, stamp):
             if found:
                 yield self._select(data)
             elif stamp in data:
@@ -154,11 +154,6 @@ class FileSource:
             follower.close()
         for series in self._series:
             series.close()
-
-
-def _whole(data: bytes) -> list[bytes]:
-    """The chunk as it is: for a reader that needs to see every line."""
-    return [data]
 
 
 def _time(line: bytes) -> bytes:
