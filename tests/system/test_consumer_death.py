@@ -17,21 +17,30 @@ BOUND = 1.5
 
 def kill_consumer(sign=signal.SIGKILL):
     """Kill the consumer of this test and wait until it is gone; return its pid."""
-    pid = support.consumer()
-    os.kill(pid, sign)
-    wait_until(lambda: not support.alive(pid), what="the consumer's end")
-    return pid
+    while True:
+        pid = support.consumer()
+        try:
+            os.kill(pid, sign)
+        except ProcessLookupError:
+            continue  # it lost the election and has ended by itself
+        wait_until(lambda: not support.alive(pid), what="the consumer's end")
+        return pid
 
 
 def at_work(path):
     """Wait until the present consumer has written something; return its pid."""
+
+    def size():
+        try:
+            return path.stat().st_size
+        except FileNotFoundError:  # not yet, or between two steps of a rotation
+            return 0
+
     pid = support.consumer()
-    size = path.stat().st_size if path.exists() else 0
+    before = size()
 
     def grown():
-        return support.consumers() != [pid] or (
-            path.exists() and path.stat().st_size != size
-        )
+        return support.consumers() != [pid] or size() not in (0, before)
 
     wait_until(grown, what="a consumer at work")
     return pid
