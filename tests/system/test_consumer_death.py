@@ -23,8 +23,9 @@ def kill_consumer(sign=signal.SIGKILL):
             os.kill(pid, sign)
         except ProcessLookupError:
             continue  # it lost the election and has ended by itself
-        wait_until(lambda: not support.alive(pid), what="the consumer's end")
-        return pid
+        break
+    wait_until(lambda: not support.alive(pid), what="the consumer's end")
+    return pid
 
 
 def at_work(path):
