@@ -5,7 +5,8 @@ its own; when that is full, the newest lines are dropped for this viewer only, c
 and told to it in a control line. Writes never block.
 
 A control line is a JSON object that does not begin as a record does: `{"run": …,
-"workers": N}` first, `{"live": true}` behind the past lines, `{"dropped": N}`.
+"workers": N}` first, `{"live": true}` behind the past lines, `{"dropped": N}`, and
+`{"loss": "…"}` for the notice of a loss that the viewer's filter would have hidden.
 
 `Ring` keeps the stream's last lines by reference, so it costs nothing a record.
 """
@@ -18,10 +19,16 @@ from typing import Any
 
 import orjson
 
+from logagg.wire import LEVEL_START
+
 __all__ = ["Ring", "Viewer"]
 
 RING_BYTES = 8 * 1024 * 1024
 BUFFER_BYTES = 8 * 1024 * 1024
+LOSSES = ("lost", "dropped", "damaged")
+_OURS = tuple(
+    f'{level}","worker":"consumer","seq":'.encode() for level in ("warning", "error")
+)
 
 
 class Ring:
@@ -78,6 +85,8 @@ class Viewer:
     def offer(self, lines: list[bytes], closing: bytes) -> None:
         """Give it a batch: what matches is buffered, or dropped and counted."""
         chosen = self._chosen(lines, closing)
+        if not self._match.everything:
+            self._tell_losses(lines, closing, chosen)
         if not chosen:
             return
         if self._buffered > BUFFER_BYTES:
@@ -85,6 +94,15 @@ class Viewer:
             return
         self._tell_dropped()
         self._put(closing.join([*chosen, b""]) if closing else b"".join(chosen))
+
+    def _tell_losses(
+        self, lines: list[bytes], closing: bytes, chosen: list[bytes]
+    ) -> None:
+        for line in lines:
+            if line.startswith(_OURS, LEVEL_START) and line not in chosen:
+                record = orjson.loads(line + closing)
+                if record.get("event") in LOSSES:
+                    self._put(orjson.dumps({"loss": record.get("message")}) + b"\n")
 
     def _tell_dropped(self) -> None:
         if self.dropped > self._told:

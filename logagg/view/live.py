@@ -13,6 +13,7 @@ JSON object with one or more of
     {"run":"7f3a","workers":4}   the first line: who is there
     {"live":true}                all past lines that were asked for have been sent
     {"dropped":450}              so many lines were not sent, because we are slow
+    {"loss":"…"}                 records were lost, says one that the filter hides
     {"error":"…"}                the hello was refused
 
 When the consumer goes away the viewer tries again, with pauses from 0.1 s growing to
@@ -232,6 +233,8 @@ class Live:
             self._again = b""
         if told.get("dropped"):
             self._note(f"skipped {told['dropped']} records (viewer too slow)")
+        if "loss" in told:
+            self._note(str(told["loss"]))
 
 
 def _call(path: str) -> socket.socket:

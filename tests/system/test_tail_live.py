@@ -342,6 +342,34 @@ def test_a_stopped_viewer_costs_nobody_but_itself(
             assert seen == target.read_bytes().count(b"\n")
 
 
+def test_a_loss_is_told_whatever_the_filter(tmp_path: Path, runtime: Path) -> None:
+    """The notice of dropped records does not match, but it is told beside the stream."""
+    target = tmp_path / "app.log"
+    burst = (
+        "import logging, sys, logagg\n"
+        "handler = logagg.Handler(sys.argv[1], overflow='drop_new')\n"
+        "logging.basicConfig(handlers=[handler], level='INFO')\n"
+        "logging.info('up')\n"
+        "sys.stdin.readline()\n"
+        "for n in range(20_000): logging.info('x' * 500)\n"
+        "print('logged', flush=True)\n"
+        "sys.stdin.readline()\n"
+    )
+    with running(sys.executable, "-c", burst, target) as app:
+        settled(target, 1)
+        with tailing("-g", "no such text") as viewer:
+            viewer.read_until(lambda: b"following run" in viewer.notes)
+            pid = consumer_pid(runtime)
+            os.kill(pid, signal.SIGSTOP)
+            app.say("go")
+            app.read_until(lambda: b"logged" in app.output)
+            os.kill(pid, signal.SIGCONT)
+            app.say("end")
+            viewer.read_until(lambda: b"nothing could take them" in viewer.notes)
+
+            assert viewer.output == b""
+
+
 def test_stats_and_top_read_the_running_consumer(tmp_path: Path, runtime: Path) -> None:
     """Stats finds the consumer's file, top its workers and sinks."""
     with worker(tmp_path / "app.log") as app:
