@@ -10,6 +10,7 @@ import os
 import random
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -452,6 +453,29 @@ def test_a_hundred_rotations_lose_and_repeat_nothing(tmp_path: Path, how: str) -
         follower.has(count)
 
         assert numbers(follower.output) == [*range(count + 1)]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("logrotate") is None, reason="needs logrotate")
+@pytest.mark.parametrize("option", ["create", "create\ncompress", "copytruncate"])
+def test_logrotate_does_not_confuse_a_follower(tmp_path: Path, option: str) -> None:
+    """Ten turns of the real one between records: every number once and in order."""
+    folder = tmp_path / "logs"
+    folder.mkdir(mode=0o755)
+    log, config = folder / "app.log", tmp_path / "conf"
+    log.touch()
+    config.write_text(f"{log} {{\nrotate 100\n{option}\n}}\n")
+    rotate = ["logrotate", "-f", "-s", str(tmp_path / "state"), str(config)]
+    with following("--file", log, "--json", "-n", "all") as follower:
+        for turn in range(10):
+            write(log, range(turn * 20, turn * 20 + 20))
+            if option == "copytruncate" or turn % 2:
+                follower.has(turn * 20 + 19)  # what is truncated unread is lost to all
+            subprocess.run(rotate, check=True)
+        write(log, range(200, 201))
+        follower.has(200)
+
+        assert numbers(follower.output) == [*range(201)]
 
 
 def _take_away(log: Path, how: str) -> None:
