@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -17,9 +18,12 @@ import pytest
 import zstandard
 from aiohttp import web
 
-from logagg.abc import Sink
+from logagg.abc import Batch, Sink
+from logagg.sinks import build
 
 TIMEOUT = 15.0
+NOW = 1_795_568_460.0
+"""A minute behind the records of `make_batch`."""
 
 
 @dataclass
@@ -288,12 +292,73 @@ async def until(condition: Callable[[], bool], what: str = "it") -> None:
         await asyncio.sleep(0.005)
 
 
+def balance(sink: Any) -> None:
+    """Check that every record that came is accounted for."""
+    count = sink.counters.get
+    came = count("accepted", 0) + count("recovered", 0)
+    gone = sum(
+        count(name, 0)
+        for name in ("acked", "dead_lettered", "dropped", "rejected_partial")
+    )
+    assert came == gone + sink.health().queued_records
+
+
+def send(sink: Any, batch: Batch) -> None:
+    """Open a sink, write a batch, wait until nothing is left, close."""
+
+    async def main() -> None:
+        async with opened(sink):
+            await sink.write(batch)
+            await until(lambda: sink.health().queued_records == 0, "delivery")
+
+    asyncio.run(asyncio.wait_for(main(), 2 * TIMEOUT))
+    balance(sink)
+
+
+SinkTo = Callable[..., Any]
+
+
+@pytest.fixture
+def sink_to(tmp_path: Path, naps: Naps) -> SinkTo:
+    """Builds a network sink to a URL, with a spool of its own and pauses of no time.
+
+    Records of `make_batch` are of one day; for the sink it is that day.
+    """
+
+    def build_it(url: str, options: str = "") -> Any:
+        text = f"{url}?spool={tmp_path / 's'}&{options}"
+        if "batch_age" not in options:
+            text += "&batch_age=0.02"
+        sink: Any = build(text).sink
+        sink.sleep = naps
+        sink.chance = lambda: 1.0
+        sink.clock = lambda: NOW
+        return sink
+
+    return build_it
+
+
+@pytest.fixture
+def make(target: TargetServer, sink_to: SinkTo, request: Any) -> SinkTo:
+    """Makes a sink to the target, of the kind that the module's SCHEME says."""
+    usual = getattr(request.module, "SCHEME", "")
+    path = getattr(request.module, "PATH", "")
+
+    def make(options: str = "", *, scheme: str = usual, url: str = "") -> Any:
+        return sink_to(f"{scheme}{url or target.url}{path}", options)
+
+    return make
+
+
 @pytest.fixture
 def tools() -> Any:
     """What the tests of sinks share: a test module cannot import its conftest."""
 
     class Tools:
         Answer = Answer
+        NOW = NOW
+        send = staticmethod(send)
+        balance = staticmethod(balance)
         opened = staticmethod(opened)
         until = staticmethod(until)
 

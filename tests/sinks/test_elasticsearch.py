@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import orjson
 import pytest
 
@@ -11,7 +9,7 @@ from logagg.sinks import build
 from logagg.testing import check_sink, make_batch, make_line
 from logagg_sinks._health import State
 
-NOW = 1_795_568_460.0
+SCHEME = "elasticsearch+"
 
 
 class Cluster:
@@ -63,32 +61,6 @@ def cluster(target, tools):
     return judge
 
 
-@pytest.fixture
-def make(target, tmp_path, naps):
-    """Makes a sink to the target."""
-
-    def make(options="", scheme="elasticsearch"):
-        url = f"{scheme}+{target.url}?batch_age=0.02&spool={tmp_path / 's'}&{options}"
-        sink = build(url).sink
-        sink.sleep = naps
-        sink.chance = lambda: 1.0
-        sink.clock = lambda: NOW
-        return sink
-
-    return make
-
-
-def send(sink, batch, tools):
-    """Send a batch and wait until nothing is left."""
-
-    async def main():
-        async with tools.opened(sink):
-            await sink.write(batch)
-            await tools.until(lambda: sink.health().queued_records == 0)
-
-    asyncio.run(asyncio.wait_for(main(), 30))
-
-
 def test_contract_of_a_sink(target, cluster, tmp_path):
     """The Elasticsearch sink keeps the contract that every sink has."""
     url = f"elasticsearch+{target.url}/?batch_age=0.05&spool={tmp_path}"
@@ -107,7 +79,7 @@ def test_documents(cluster, make, tools, target):
         list=[{"a": 1}],
         exception={"type": "E", "message": "m", "cause": {"type": "F"}},
     )
-    send(make("pipeline=p1"), make_batch([line]), tools)
+    tools.send(make("pipeline=p1"), make_batch([line]))
 
     assert target.seen[0].path == "/logs-logagg-default/_bulk"
     assert target.seen[0].query["pipeline"] == "p1"
@@ -128,7 +100,7 @@ def test_documents(cluster, make, tools, target):
 def test_objects_as_they_are(cluster, make, tools, target):
     """`nested=object` sends objects as objects; `index` and path are the user's."""
     line = make_line(1, user={"id": 7})
-    send(make("nested=object&index=app-1"), make_batch([line]), tools)
+    tools.send(make("nested=object&index=app-1"), make_batch([line]))
 
     assert target.seen[0].path == "/app-1/_bulk"
     (document,) = cluster.documents.values()
@@ -140,7 +112,7 @@ def test_items_are_settled_one_by_one(cluster, make, tools, target, naps):
     fates = {0: [201], 1: [409], 2: [429, 429, 201], 3: [400], 4: [503, 201]}
     cluster.fate = lambda document: fates[document["seq"]].pop(0)
     sink = make()
-    send(sink, make_batch(5), tools)
+    tools.send(sink, make_batch(5))
 
     sent = [
         [orjson.loads(line)["seq"] for line in seen.body.split(b"\n")[1::2]]
@@ -164,7 +136,7 @@ def test_a_lost_answer_creates_nothing_twice(cluster, make, tools, target):
 
     target.script = [take_and_fail]
     sink = make()
-    send(sink, make_batch(5), tools)
+    tools.send(sink, make_batch(5))
 
     assert cluster.seqs == list(range(5))
     assert sink.counters["acked"] == 5
@@ -190,7 +162,7 @@ def test_an_answer_of_somebody_else_is_no_success(make, tools, target, body, nap
     target.script = [tools.Answer(200, body)]
     target.default = tools.Answer(200, b'{"errors":false}')
     sink = make()
-    send(sink, make_batch(2), tools)
+    tools.send(sink, make_batch(2))
 
     assert len(target.seen) == 2
     assert len(naps.seconds) == 1
@@ -201,7 +173,7 @@ def test_an_answer_with_items_missing_is_asked_for_again(cluster, make, tools, t
     text = b'{"errors":true,"items":[{"create":{"status":201}}]}'
     target.script = [tools.Answer(200, text)]
     sink = make()
-    send(sink, make_batch(5), tools)
+    tools.send(sink, make_batch(5))
 
     assert cluster.seqs == list(range(5))
     assert sink.counters["acked"] == 5
@@ -217,7 +189,7 @@ def test_a_blocked_index_suspends(cluster, make, tools, target):
         states.append((sink.health().state, seconds))
 
     sink.sleep = nap
-    send(sink, make_batch(2), tools)
+    tools.send(sink, make_batch(2))
 
     assert states == [(State.SUSPENDED, 30)]
     assert cluster.seqs == [0, 1]
@@ -230,7 +202,7 @@ def test_a_blocked_index_suspends(cluster, make, tools, target):
 def test_authorization(cluster, make, tools, target, monkeypatch, scheme, sent):
     """Elasticsearch gets an API key, OpenSearch user and password, by default."""
     monkeypatch.setenv("SECRET", "a:bc-def")
-    send(make("token=env:SECRET", scheme), make_batch(1), tools)
+    tools.send(make("token=env:SECRET", scheme=f"{scheme}+"), make_batch(1))
 
     assert target.seen[0].headers["authorization"] == sent
 
@@ -243,7 +215,7 @@ def test_a_request_that_is_refused_whole_is_halved(cluster, make, tools, target)
 
     target.default = judge
     sink = make()
-    send(sink, make_batch(32), tools)
+    tools.send(sink, make_batch(32))
 
     assert cluster.seqs == [seq for seq in range(32) if seq != 5]
     assert sink.counters["dead_lettered"] == 1

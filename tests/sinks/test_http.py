@@ -23,28 +23,12 @@ from logagg.sinks import build, parse
 from logagg.testing import check_sink, make_batch, make_line
 from logagg_sinks._health import State
 
+PATH = "/in"
+
 
 def run(coroutine):
     """Run a test's coroutine with a deadline."""
     return asyncio.run(asyncio.wait_for(coroutine, 30))
-
-
-@pytest.fixture
-def make(target, tmp_path, naps):
-    """Makes a sink to the target, with a spool of its own and pauses of no time."""
-
-    def make(options="", url=None, scheme=""):
-        text = f"{scheme}{url or target.url}/in?spool={tmp_path / 's'}&{options}"
-        if "batch_age" not in options:
-            text += "&batch_age=0.02"
-        sink = build(text).sink
-        sink.sleep = naps
-        sink.chance = lambda: 1.0
-        # Records of `make_batch` are of one day; it is that day.
-        sink.clock = lambda: 1_795_568_460.0
-        return sink
-
-    return make
 
 
 @pytest.fixture
@@ -60,25 +44,6 @@ def letters(tmp_path):
     return read
 
 
-def balance(sink):
-    """Check that every record that came is accounted for."""
-    count = sink.counters.get
-    came = count("accepted", 0) + count("recovered", 0)
-    gone = sum(
-        count(name, 0)
-        for name in ("acked", "dead_lettered", "dropped", "rejected_partial")
-    )
-    assert came == gone + sink.health().queued_records
-
-
-async def send(sink, batch, tools):
-    """Open, write, wait until nothing is left, close."""
-    async with tools.opened(sink):
-        await sink.write(batch)
-        await tools.until(lambda: sink.health().queued_records == 0, "delivery")
-    balance(sink)
-
-
 # What is sent
 
 
@@ -92,7 +57,7 @@ def test_contract_of_a_sink(target, tmp_path):
 
 def test_a_batch_is_posted_as_ndjson(target, make, tools):
     """Records come as they are, whole and in order, with their type and number."""
-    run(send(make(), make_batch(3), tools))
+    tools.send(make(), make_batch(3))
 
     (seen,) = target.seen
     assert (seen.method, seen.path) == ("POST", "/in")
@@ -103,7 +68,7 @@ def test_a_batch_is_posted_as_ndjson(target, make, tools):
 
 def test_a_batch_as_an_array(target, make, tools):
     """`format=array` makes one JSON array of the records."""
-    run(send(make("format=array&method=PUT"), make_batch(3), tools))
+    tools.send(make("format=array&method=PUT"), make_batch(3))
 
     (seen,) = target.seen
     assert seen.method == "PUT"
@@ -114,7 +79,7 @@ def test_a_batch_as_an_array(target, make, tools):
 @pytest.mark.parametrize("compress", ["gzip", "zstd"])
 def test_a_body_is_compressed(target, make, tools, compress):
     """`compress` compresses, says how, and the length is that of what is sent."""
-    run(send(make(f"compress={compress}"), make_batch(100), tools))
+    tools.send(make(f"compress={compress}"), make_batch(100))
 
     (seen,) = target.seen
     assert seen.headers["content-encoding"] == compress
@@ -124,14 +89,14 @@ def test_a_body_is_compressed(target, make, tools, compress):
 
 def test_a_small_body_is_not_compressed(target, make, tools):
     """What is below a KiB is sent as it is."""
-    run(send(make("compress=gzip"), make_batch(1), tools))
+    tools.send(make("compress=gzip"), make_batch(1))
 
     assert "content-encoding" not in target.seen[0].headers
 
 
 def test_batches_are_cut_by_count(target, make, tools):
     """No request holds more records than `batch_records`."""
-    run(send(make("batch_records=40"), make_batch(100), tools))
+    tools.send(make("batch_records=40"), make_batch(100))
 
     assert [len(seen.seqs) for seen in target.seen] == [40, 40, 20]
     assert target.seqs == list(range(100))
@@ -139,7 +104,7 @@ def test_batches_are_cut_by_count(target, make, tools):
 
 def test_batches_are_cut_by_bytes(target, make, tools):
     """No body is larger than `batch_bytes`, and none much smaller needs be."""
-    run(send(make("batch_bytes=4KiB"), make_batch(100), tools))
+    tools.send(make("batch_bytes=4KiB"), make_batch(100))
 
     sizes = [len(seen.body) for seen in target.seen]
     assert max(sizes) <= 4096
@@ -184,7 +149,7 @@ def test_a_line_that_is_no_record_costs_only_itself(target, make, tools, letters
     lines = [make_line(0), b'{"timestamp":"broken', make_line(2), b"\xff\xfe", b"[1"]
     batch = make_batch(lines)
 
-    run(send(make(), batch, tools))
+    tools.send(make(), batch)
 
     assert target.seqs == [0, 2]
     assert len(letters()) == 3
@@ -194,7 +159,7 @@ def test_a_line_that_is_no_record_costs_only_itself(target, make, tools, letters
 
 def test_headers_of_a_request(target, make, tools):
     """A request names its sender, has its length, is not chunked, and keeps alive."""
-    run(send(make("batch_records=10"), make_batch(30), tools))
+    tools.send(make("batch_records=10"), make_batch(30))
 
     assert len(target.seen) == 3
     for seen in target.seen:
@@ -208,7 +173,7 @@ def test_headers_of_a_request(target, make, tools):
 def test_a_retry_is_the_same_request(target, make, tools):
     """A batch that is sent again has the same bytes and the same name."""
     target.script = [tools.Answer(503), tools.Answer(503)]
-    run(send(make("batch_records=10"), make_batch(20), tools))
+    tools.send(make("batch_records=10"), make_batch(20))
 
     first, second, third, other = target.seen
     assert first.body == second.body == third.body
@@ -221,7 +186,7 @@ def test_own_headers_and_parameters(target, make, tools, monkeypatch):
     """`header.` and `query.` go to the target, from the URL or the environment."""
     monkeypatch.setenv("MY_KEY", "k-123456")
     options = "header.X-Team=blue&header.X-Api-Key=env:MY_KEY&query._msg_field=message"
-    run(send(make(options), make_batch(1), tools))
+    tools.send(make(options), make_batch(1))
 
     (seen,) = target.seen
     assert seen.headers["x-team"] == "blue"
@@ -244,7 +209,7 @@ def test_authorization_from_a_file(target, make, tools, tmp_path, auth, sent):
     """A secret in a file goes into Authorization in the way that was asked for."""
     (tmp_path / "token").write_text("user:pass-word\n")
     options = f"token=file:{tmp_path}/token" + (f"&auth={auth}" if auth else "")
-    run(send(make(options), make_batch(1), tools))
+    tools.send(make(options), make_batch(1))
 
     assert target.seen[0].headers["authorization"] == sent
 
@@ -252,7 +217,7 @@ def test_authorization_from_a_file(target, make, tools, tmp_path, auth, sent):
 def test_a_signature_over_what_is_sent(target, make, tools, monkeypatch):
     """`hmac` signs the body as it goes out, compressed."""
     monkeypatch.setenv("SIGNING", "sesame")
-    run(send(make("hmac=env:SIGNING&compress=gzip"), make_batch(50), tools))
+    tools.send(make("hmac=env:SIGNING&compress=gzip"), make_batch(50))
 
     (seen,) = target.seen
     digest = hmac.new(b"sesame", seen.raw, hashlib.sha256).hexdigest()
@@ -267,7 +232,7 @@ def test_passing_trouble_is_waited_out(target, make, tools, naps, letters, statu
     """A status that passes costs a pause and nothing else."""
     target.script = [tools.Answer(status), tools.Answer(status)]
     sink = make()
-    run(send(sink, make_batch(4), tools))
+    tools.send(sink, make_batch(4))
 
     assert target.seqs == [*range(4)] * 3
     assert naps.seconds[:2] == [1, 2]
@@ -281,7 +246,7 @@ def test_a_permanent_refusal_is_a_dead_letter(target, make, tools, letters, stat
     """What will never be taken is put aside, with the reason, and the rest goes on."""
     target.script = [tools.Answer(status, b"no: because")]
     sink = make("batch_records=2")
-    run(send(sink, make_batch(4), tools))
+    tools.send(sink, make_batch(4))
 
     assert [letter["record"]["seq"] for letter in letters()] == [0, 1]
     for letter in letters():
@@ -312,7 +277,7 @@ def test_a_target_that_refuses_everything_suspends(
         await naps(seconds)
 
     sink.sleep = nap
-    run(send(sink, make_batch(2), tools))
+    tools.send(sink, make_batch(2))
 
     assert states == [State.SUSPENDED] * 3
     assert naps.seconds == [30, 30, 30]
@@ -328,7 +293,7 @@ def test_what_a_status_means_can_be_chosen(target, make, tools, letters, naps):
     """`status` overrides the table: to drop on 404 is a choice, 206 can be good."""
     target.script = [tools.Answer(404), tools.Answer(206)]
     sink = make("status=404:dead_letter,206:ok&batch_records=1")
-    run(send(sink, make_batch(2), tools))
+    tools.send(sink, make_batch(2))
 
     assert [letter["record"]["seq"] for letter in letters()] == [0]
     assert sink.counters["acked"] == 1
@@ -360,7 +325,7 @@ def test_the_wait_that_the_target_asks_for(
     target.script = [tools.Answer(status, headers=headers)]
     sink = make()
     sink.clock = lambda: 1_795_568_460.0 - 86400  # a wrong clock here changes nothing
-    run(send(sink, make_batch(1), tools))
+    tools.send(sink, make_batch(1))
 
     assert naps.seconds == [pytest.approx(pause)]
     assert len(target.seen) == 2
@@ -372,7 +337,7 @@ def test_the_wait_is_real(target, make, tools):
     sink = make()
     sink.sleep = asyncio.sleep
     sink.chance = lambda: 0.0
-    run(send(sink, make_batch(1), tools))
+    tools.send(sink, make_batch(1))
 
     first, second = target.seen
     assert 1.0 <= second.at - first.at <= 1.5
@@ -381,7 +346,7 @@ def test_the_wait_is_real(target, make, tools):
 def test_one_back_off_for_the_whole_sink(target, make, tools, naps):
     """Pauses grow over batches and begin small again after a success."""
     target.script = [tools.Answer(503)] * 3 + [tools.Answer(), tools.Answer(503)]
-    run(send(make("batch_records=1"), make_batch(2), tools))
+    tools.send(make("batch_records=1"), make_batch(2))
 
     assert naps.seconds == [1, 2, 4, 1]
 
@@ -398,7 +363,7 @@ def test_too_large_is_halved_and_the_limit_is_learnt(
 
     target.default = judge
     sink = make("batch_records=64")
-    run(send(sink, make_batch(64 * 4), tools))
+    tools.send(sink, make_batch(64 * 4))
 
     taken = [seen for seen in target.seen if len(seen.body) <= 6000]
     assert [seq for seen in taken for seq in seen.seqs] == list(range(256))
@@ -417,7 +382,7 @@ def test_one_record_that_is_too_large_is_a_dead_letter(target, make, tools, lett
     target.default = judge
     lines = [make_line(number) for number in range(20)]
     lines[7] = make_line(7, message="x" * 30_000)
-    run(send(make(), make_batch(lines), tools))
+    tools.send(make(), make_batch(lines))
 
     assert [letter["record"]["seq"] for letter in letters()] == [7]
     taken = [seen.seqs for seen in target.seen if len(seen.body) <= 20_000]
@@ -429,7 +394,7 @@ def test_a_huge_record_is_cut_and_says_so(target, make, tools):
     lines = [make_line(number) for number in range(2000)]
     lines[1000] = make_line(1000, message="x" * 10_000_000, note="kept")
     sink = make("record_bytes=64KiB")
-    run(send(sink, make_batch(lines), tools))
+    tools.send(sink, make_batch(lines))
 
     assert target.seqs == list(range(2000))
     records = {record["seq"]: record for s in target.seen for record in s.records}
@@ -451,7 +416,7 @@ def test_a_poison_record_does_not_cost_its_batch(target, make, tools, letters, p
 
     target.default = judge
     sink = make()
-    run(send(sink, make_batch(64), tools))
+    tools.send(sink, make_batch(64))
 
     assert {letter["record"]["seq"] for letter in letters()} == poison
     assert sink.counters["acked"] == 64 - len(poison)
@@ -466,7 +431,7 @@ def test_records_refused_within_a_success(target, make, tools, letters):
     text = b'{"rejected":[{"index":1,"reason":"no name"},{"index":99},{"index":2}]}'
     target.script = [tools.Answer(200, text)]
     sink = make()
-    run(send(sink, make_batch(4), tools))
+    tools.send(sink, make_batch(4))
 
     reasons = {letter["record"]["seq"]: letter["reason"] for letter in letters()}
     assert reasons == {1: "no name", 2: "rejected"}
@@ -482,7 +447,7 @@ def test_compression_is_given_up_when_it_is_not_understood(target, make, tools):
         return tools.Answer(200 if known else 415)
 
     target.default = judge
-    run(send(make("compress=zstd&batch_records=50"), make_batch(100), tools))
+    tools.send(make("compress=zstd&batch_records=50"), make_batch(100))
 
     codings = [seen.headers.get("content-encoding") for seen in target.seen]
     assert codings == ["zstd", "gzip", "gzip"]
@@ -495,7 +460,7 @@ def test_a_400_at_first_use_is_tried_uncompressed(target, make, tools, letters):
         return tools.Answer(400 if "content-encoding" in seen.headers else 200)
 
     target.default = judge
-    run(send(make("compress=gzip&batch_records=50"), make_batch(100), tools))
+    tools.send(make("compress=gzip&batch_records=50"), make_batch(100))
 
     codings = [seen.headers.get("content-encoding") for seen in target.seen]
     assert codings == ["gzip", None, None]
@@ -507,7 +472,7 @@ def test_an_old_record_is_not_sent(target, make, tools, letters):
     lines = [make_line(0), make_line(200_000)]  # the second is 200 s younger
     sink = make("max_age=100s")
     sink.clock = lambda: 1_795_568_400.0 + 200
-    run(send(sink, make_batch(lines), tools))
+    tools.send(sink, make_batch(lines))
 
     assert target.seqs == [200_000]
     assert [letter["reason"] for letter in letters()] == ["expired"]
@@ -525,7 +490,7 @@ def test_a_record_can_grow_old_while_it_waits(target, make, tools, letters):
         await asyncio.sleep(0)
 
     sink.sleep = nap
-    run(send(sink, make_batch(2), tools))
+    tools.send(sink, make_batch(2))
 
     assert 2 <= len(target.seen) <= 3
     assert [letter["reason"] for letter in letters()] == ["expired"] * 2
@@ -534,7 +499,7 @@ def test_a_record_can_grow_old_while_it_waits(target, make, tools, letters):
 def test_attempts_can_be_limited(target, make, tools, letters):
     """After `attempts` failures a batch is given up, with the last reason."""
     target.script = [tools.Answer(503)] * 3
-    run(send(make("attempts=3&batch_records=1"), make_batch(2), tools))
+    tools.send(make("attempts=3&batch_records=1"), make_batch(2))
 
     (letter,) = letters()
     assert letter["reason"] == "gave up after 3 attempts: status 503"
@@ -546,7 +511,7 @@ def test_dead_letters_turn_over(target, make, tools, letters):
     """A file of dead letters is bounded; what is pushed out is counted."""
     target.default = tools.Answer(410)
     sink = make("batch_records=1&dead_letter_bytes=2000")
-    run(send(sink, make_batch(30), tools))
+    tools.send(sink, make_batch(30))
 
     sizes = [path.stat().st_size for path in sink.folder.glob("dead-letters-*")]
     assert len(sizes) == 2
@@ -559,7 +524,7 @@ def test_without_dead_letters_what_is_refused_is_counted(target, make, tools, le
     """`dead_letter_bytes=0` keeps none; the records count as dropped."""
     target.default = tools.Answer(410)
     sink = make("dead_letter_bytes=0")
-    run(send(sink, make_batch(3), tools))
+    tools.send(sink, make_batch(3))
 
     assert sink.counters["dropped"] == 3
     assert letters() == []
@@ -576,7 +541,7 @@ def test_an_error_of_our_own_does_not_end_the_delivery(target, make, tools, naps
         return body(items)
 
     sink.target.body = broken
-    run(send(sink, make_batch(3), tools))
+    tools.send(sink, make_batch(3))
 
     assert target.seqs == [0, 1, 2]
     assert len(naps.seconds) == 2
@@ -595,7 +560,7 @@ def test_what_is_not_delivered_survives_and_keeps_its_order(target, make, tools)
             await sink.write(make_batch(25))
             await target.wait(1)
         assert sink.health().queued_records == 25
-        balance(sink)
+        tools.balance(sink)
 
     async def second():
         sink = make("batch_records=7")  # the batch in hand is the same nevertheless
@@ -603,7 +568,7 @@ def test_what_is_not_delivered_survives_and_keeps_its_order(target, make, tools)
             await sink.write(make_batch(5, start=25))
             await tools.until(lambda: sink.counters.get("acked") == 30)
         assert sink.counters["recovered"] == 25
-        balance(sink)
+        tools.balance(sink)
 
     run(first())
     before = len(target.seen)
@@ -621,7 +586,7 @@ def test_what_is_not_delivered_survives_and_keeps_its_order(target, make, tools)
 def test_an_emptied_spool_leaves_no_files(target, make, tools):
     """Nothing but the sink's name stays behind when everything was delivered."""
     sink = make()
-    run(send(sink, make_batch(3), tools))
+    tools.send(sink, make_batch(3))
 
     assert [path.name for path in sink.folder.iterdir()] == ["url"]
 
@@ -663,7 +628,7 @@ def test_a_full_spool_makes_write_wait(target, make, tools):
             gate.set()
             await second
             await tools.until(lambda: sink.counters.get("acked") == 60)
-        balance(sink)
+        tools.balance(sink)
 
     run(main())
 
@@ -762,7 +727,7 @@ def test_the_end_does_not_wait_longer_than_grace(serve_raw, make, tools):
             began = asyncio.get_running_loop().time()
         assert asyncio.get_running_loop().time() - began < 1.5
         assert sink.health().queued_records == 3
-        balance(sink)
+        tools.balance(sink)
 
     run(main())
 
@@ -857,7 +822,7 @@ def test_secrets_are_nowhere_to_be_seen(
     target.default = judge
     options = "token=env:TOKEN&query.k=env:KEY&proxy="
     sink = make(options)
-    run(send(sink, make_batch(1), tools))
+    tools.send(sink, make_batch(1))
     user = build(f"http://joe:pass-777@127.0.0.1:1/in?spool={sink.folder}").sink
 
     assert target.seen[0].headers["authorization"] == "Bearer tok-en-777"
@@ -878,7 +843,7 @@ def test_a_user_in_the_url_becomes_authorization(target, tools, tmp_path):
     url = target.url.replace("://", "://joe:p%40ss-word@")
     sink = build(f"{url}/in?spool={tmp_path}&batch_age=0.01").sink
     sink.clock = lambda: 1_795_568_460.0
-    run(send(sink, make_batch(1), tools))
+    tools.send(sink, make_batch(1))
 
     assert target.seen[0].headers["authorization"] == "Basic am9lOnBAc3Mtd29yZA=="
     assert "ss-word" not in sink.url
@@ -898,7 +863,7 @@ def test_credentials_are_read_again_when_they_are_refused(
         return tools.Answer()
 
     target.default = judge
-    run(send(make(f"token=file:{token}"), make_batch(1), tools))
+    tools.send(make(f"token=file:{token}"), make_batch(1))
 
     assert [s.headers["authorization"] for s in target.seen] == [
         "Bearer old",
@@ -1011,7 +976,7 @@ def test_whatever_is_answered_every_record_is_settled_once(
                 start += size
             if end == total:
                 await tools.until(lambda: sink.health().queued_records == 0)
-        balance(sink)
+        tools.balance(sink)
 
     run(once(0, 700))
     run(once(700, 1400))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import socket
 
@@ -14,7 +13,7 @@ from logagg.sinks import build
 from logagg.testing import check_sink, make_batch, make_line
 from logagg_sinks._health import State
 
-NOW = 1_795_568_460.0
+SCHEME = "loki+"
 
 
 class Loki:
@@ -73,32 +72,6 @@ def loki(target, tools):
     return judge
 
 
-@pytest.fixture
-def make(target, tmp_path, naps):
-    """Makes a sink to the target."""
-
-    def make(options=""):
-        url = f"loki+{target.url}?batch_age=0.02&spool={tmp_path / 's'}&{options}"
-        sink = build(url).sink
-        sink.sleep = naps
-        sink.chance = lambda: 1.0
-        sink.clock = lambda: NOW
-        return sink
-
-    return make
-
-
-def send(sink, batch, tools):
-    """Send a batch and wait until nothing is left."""
-
-    async def main():
-        async with tools.opened(sink):
-            await sink.write(batch)
-            await tools.until(lambda: sink.health().queued_records == 0)
-
-    asyncio.run(asyncio.wait_for(main(), 30))
-
-
 def test_contract_of_a_sink(target, loki, tmp_path):
     """The Loki sink keeps the contract that every sink has."""
     check_sink(
@@ -110,7 +83,7 @@ def test_contract_of_a_sink(target, loki, tmp_path):
 def test_streams_and_entries(loki, make, tools):
     """Few labels make streams; what tells processes apart is structured metadata."""
     lines = [make_line(0), make_line(1, level="error"), make_line(2, worker="2")]
-    send(make("labels=env%3Dprod,logger&service=shop"), make_batch(lines), tools)
+    tools.send(make("labels=env%3Dprod,logger&service=shop"), make_batch(lines))
 
     base = {
         "service_name": "shop",
@@ -132,7 +105,7 @@ def test_streams_and_entries(loki, make, tools):
 def test_the_line_can_be_the_message(loki, make, tools):
     """`line=message` sends the message, and all other fields as metadata."""
     line = make_line(3, message="hello", **{"status.code": 500, "user": {"id": 1}})
-    send(make("line=message"), make_batch([line]), tools)
+    tools.send(make("line=message"), make_batch([line]))
 
     ((stored),) = loki.streams.values()
     ((_, text),) = stored
@@ -146,7 +119,7 @@ def test_the_line_can_be_the_message(loki, make, tools):
 def test_many_fields_stay_within_the_limits(loki, make, tools):
     """Metadata is bounded in number and bytes, and says that something is missing."""
     line = make_line(1, **{f"k{number}": "x" * 1000 for number in range(300)})
-    send(make("line=message"), make_batch([line]), tools)
+    tools.send(make("line=message"), make_batch([line]))
 
     ((stored),) = loki.streams.values()
     (metadata,) = stored.values()
@@ -158,7 +131,7 @@ def test_equal_times_are_made_different(loki, make, tools):
     """Entries of one instant keep their order, a nanosecond apart."""
     line = make_line(0)
     lines = [line.replace(b'"seq":0', b'"seq":%d' % number) for number in range(5)]
-    send(make(), make_batch(lines), tools)
+    tools.send(make(), make_batch(lines))
 
     times = [time for time, _ in loki.entries]
     assert times == [1_795_568_400_000_000_000 + number for number in range(5)]
@@ -169,7 +142,7 @@ def test_a_refused_push_costs_no_good_entry(loki, make, tools, target):
     """What Loki refuses is found; what it has stored is not stored twice."""
     loki.poison = lambda line: '"seq":17,' in line
     sink = make()
-    send(sink, make_batch(64), tools)
+    tools.send(sink, make_batch(64))
 
     assert loki.seqs == [seq for seq in range(64) if seq != 17]
     assert sink.counters["dead_lettered"] == 1
@@ -183,7 +156,7 @@ def test_a_retry_has_the_same_times(loki, make, tools, target):
     """A push that is sent again has the same bytes, so Loki can ignore what it has."""
     target.script = [tools.Answer(500)]
     line = make_line(0)
-    send(make(), make_batch([line, line, line]), tools)
+    tools.send(make(), make_batch([line, line, line]))
 
     assert target.seen[0].body == target.seen[1].body
 
@@ -198,7 +171,7 @@ def test_blocked_ingestion_is_no_success(loki, make, tools, target, naps):
         states.append((sink.health().state, sink.counters.get("acked", 0), seconds))
 
     sink.sleep = nap
-    send(sink, make_batch(3), tools)
+    tools.send(sink, make_batch(3))
 
     assert states == [(State.SUSPENDED, 0, 30)]
     assert loki.seqs == [0, 1, 2]
@@ -207,8 +180,8 @@ def test_blocked_ingestion_is_no_success(loki, make, tools, target, naps):
 def test_what_is_older_than_a_week_is_not_pushed(loki, make, tools, target):
     """Loki would refuse it, so it becomes a dead letter without a request."""
     sink = make()
-    sink.clock = lambda: NOW + 8 * 86400
-    send(sink, make_batch(3), tools)
+    sink.clock = lambda: tools.NOW + 8 * 86400
+    tools.send(sink, make_batch(3))
 
     assert target.seen == []
     assert sink.counters["dead_lettered"] == 3
@@ -216,7 +189,7 @@ def test_what_is_older_than_a_week_is_not_pushed(loki, make, tools, target):
 
 def test_the_tenant(loki, make, tools, target):
     """`tenant` is sent as X-Scope-OrgID."""
-    send(make("tenant=blue"), make_batch(1), tools)
+    tools.send(make("tenant=blue"), make_batch(1))
 
     assert target.seen[0].headers["x-scope-orgid"] == "blue"
 

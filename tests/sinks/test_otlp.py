@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import socket
 
@@ -24,7 +23,7 @@ from logagg_sinks._batching import Item
 from logagg_sinks._otlp import severity
 from logagg_sinks.otlp import OtlpSink
 
-NOW = 1_795_568_460.0
+SCHEME = "otlp+"
 PROTOBUF = {"Content-Type": "application/x-protobuf"}
 
 
@@ -84,32 +83,6 @@ def finished(line):
     return line + b',"received":"2026-11-25T01:00:01.500000000Z"}'
 
 
-@pytest.fixture
-def make(target, tmp_path, naps):
-    """Makes a sink to the target."""
-
-    def make(options=""):
-        url = f"otlp+{target.url}/?batch_age=0.02&spool={tmp_path / 's'}&{options}"
-        sink = build(url).sink
-        sink.sleep = naps
-        sink.chance = lambda: 1.0
-        sink.clock = lambda: NOW
-        return sink
-
-    return make
-
-
-def send(sink, batch, tools):
-    """Send a batch and wait until nothing is left."""
-
-    async def main():
-        async with tools.opened(sink):
-            await sink.write(batch)
-            await tools.until(lambda: sink.health().queued_records == 0)
-
-    asyncio.run(asyncio.wait_for(main(), 30))
-
-
 def test_contract_of_a_sink(target, tmp_path):
     """The OTLP sink keeps the contract that every sink has."""
 
@@ -128,7 +101,7 @@ def test_contract_of_a_sink(target, tmp_path):
 
 def test_a_request(target, make, tools):
     """A batch is POSTed to /v1/logs as protobuf, compressed with gzip."""
-    send(make(), make_batch(50), tools)
+    tools.send(make(), make_batch(50))
 
     (seen,) = target.seen
     assert (seen.method, seen.path) == ("POST", "/v1/logs")
@@ -350,7 +323,7 @@ def test_a_partial_success_is_counted_and_not_repeated(
         headers = {"Content-Type": "application/json"}
     target.script = [tools.Answer(200, body, headers)]
     sink = make("encoding=json" if json else "")
-    send(sink, make_batch(10), tools)
+    tools.send(sink, make_batch(10))
 
     assert len(target.seen) == 1
     assert sink.counters["rejected_partial"] == 3
@@ -372,7 +345,7 @@ def test_full_successes(target, make, tools, status, body):
     """Empty answers, empty partial successes and answers of others are successes."""
     target.script = [tools.Answer(status, body, PROTOBUF)]
     sink = make()
-    send(sink, make_batch(3), tools)
+    tools.send(sink, make_batch(3))
 
     assert sink.counters["acked"] == 3
     assert len(target.seen) == 1
@@ -383,7 +356,7 @@ def test_what_may_not_be_retried_is_not(target, make, tools, status):
     """A status that OTLP does not list as retryable ends in the dead letters."""
     target.script = [tools.Answer(status)]
     sink = make()
-    send(sink, make_batch(3), tools)
+    tools.send(sink, make_batch(3))
 
     assert len(target.seen) == 1
     assert sink.counters["dead_lettered"] == 3
@@ -394,7 +367,7 @@ def test_the_message_of_an_error_is_kept(target, make, tools):
     status = pb.varint(1, 3) + pb.text(2, "bad thing")
     target.script = [tools.Answer(400, status, PROTOBUF)]
     sink = make()
-    send(sink, make_batch(1), tools)
+    tools.send(sink, make_batch(1))
 
     letter = orjson.loads((sink.folder / "dead-letters-0.ndjson").read_bytes())
     assert letter["response"] == "bad thing"
@@ -410,14 +383,14 @@ def test_too_large_is_halved(target, make, tools):
     OK = tools.Answer()  # noqa: N806
     target.default = judge
     sink = make()
-    send(sink, make_batch(100), tools)
+    tools.send(sink, make_batch(100))
 
     assert sink.counters["acked"] == 100
 
 
 def test_a_body_stays_within_its_limit(target, make, tools):
     """No request is larger than `batch_bytes`, groups included."""
-    send(make("batch_bytes=64KiB"), make_batch(2000), tools)
+    tools.send(make("batch_bytes=64KiB"), make_batch(2000))
 
     assert max(len(seen.body) for seen in target.seen) <= 64 * 1024
     seqs = [

@@ -14,7 +14,7 @@ from logagg.sinks import build
 from logagg.testing import check_sink, make_batch, make_line
 from logagg_sinks._health import State
 
-NOW = 1_795_568_460.0
+SCHEME = "splunk+"
 
 
 def events(body):
@@ -90,32 +90,6 @@ def collector(target, tools):
     return judge
 
 
-@pytest.fixture
-def make(target, tmp_path, naps):
-    """Makes a sink to the target."""
-
-    def make(options=""):
-        url = f"splunk+{target.url}?batch_age=0.02&spool={tmp_path / 's'}&{options}"
-        sink = build(url).sink
-        sink.sleep = naps
-        sink.chance = lambda: 1.0
-        sink.clock = lambda: NOW
-        return sink
-
-    return make
-
-
-def send(sink, batch, tools):
-    """Send a batch and wait until nothing is left."""
-
-    async def main():
-        async with tools.opened(sink):
-            await sink.write(batch)
-            await tools.until(lambda: sink.health().queued_records == 0)
-
-    asyncio.run(asyncio.wait_for(main(), 30))
-
-
 def test_contract_of_a_sink(target, collector, tmp_path):
     """The Splunk sink keeps the contract that every sink has."""
     check_sink(
@@ -128,7 +102,7 @@ def test_events(collector, make, tools, target, monkeypatch):
     """A record is an event with its exact time, its place, and its uid."""
     monkeypatch.setenv("HEC", "11111111-2222")
     sink = make("token=env:HEC&index=main&source=shop&sourcetype=st")
-    send(sink, make_batch([make_line(1, level="error", note="x")]), tools)
+    tools.send(sink, make_batch([make_line(1, level="error", note="x")]))
 
     (event,) = collector.events
     assert event["time"] == Decimal("1795568400.001000000")
@@ -149,7 +123,7 @@ def test_a_bad_event_is_taken_out(collector, make, tools, target, bad, naps):
     """Events before a bad one were taken, those behind it go again, it is dead."""
     collector.bad = bad
     sink = make()
-    send(sink, make_batch(10), tools)
+    tools.send(sink, make_batch(10))
 
     assert collector.seqs == [seq for seq in range(10) if seq not in bad]
     assert sink.counters["dead_lettered"] == len(bad)
@@ -160,7 +134,7 @@ def test_a_400_without_a_number_is_dead(collector, make, tools, target):
     """A refusal that names no event ends in the dead letters: it cannot be halved."""
     target.script = [tools.Answer(400, b'{"text":"Incorrect index","code":7}')]
     sink = make()
-    send(sink, make_batch(3), tools)
+    tools.send(sink, make_batch(3))
 
     assert sink.counters["dead_lettered"] == 3
 
@@ -176,7 +150,7 @@ def test_a_bad_token_suspends(collector, make, tools, target, status):
         states.append(sink.health().state)
 
     sink.sleep = nap
-    send(sink, make_batch(2), tools)
+    tools.send(sink, make_batch(2))
 
     assert states == [State.SUSPENDED]
     assert collector.seqs == [0, 1]
@@ -188,7 +162,7 @@ def test_a_busy_collector_is_waited_out(collector, make, tools, target, naps):
         503, b'{"text":"Server is busy","code":9}', {"Retry-After": "5"}
     )
     target.script = [busy]
-    send(make(), make_batch(2), tools)
+    tools.send(make(), make_batch(2))
 
     assert naps.seconds == [5.5]
     assert collector.seqs == [0, 1]
@@ -198,7 +172,7 @@ def test_acknowledgement(collector, make, tools, target, naps):
     """With `ack=true` a batch counts when the indexers have it, not before."""
     collector.unacknowledged = 2
     sink = make("ack=true&ack_interval=3s")
-    send(sink, make_batch(2), tools)
+    tools.send(sink, make_batch(2))
 
     paths = [seen.path.rpartition("/")[2] for seen in target.seen]
     assert paths == ["event", "ack", "ack", "ack"]
@@ -218,7 +192,7 @@ def test_what_is_never_acknowledged_is_sent_again(collector, make, tools, target
             collector.unacknowledged = 0
 
     sink.sleep = nap
-    send(sink, make_batch(2), tools)
+    tools.send(sink, make_batch(2))
 
     assert collector.seqs == [0, 1, 0, 1]
     assert sink.counters["ambiguous_retries"] == 1
