@@ -1,19 +1,22 @@
 """`logagg check`: is the configuration right, and can its targets be reached?
 
-Nothing is opened that could change anything: no file is made, no record is written. A
-file's directory is looked at; a network target is connected to (TCP, and TLS with the
-sink's own authorities), and asked how it is where its sink knows a way
-(`async def health() -> str`). Each look is bounded by PATIENCE seconds, all run side by
-side. What could be a secret is not shown: of a sink's URL only the address.
+Nothing is opened that could change anything: no file is made, no record is written or
+sent. A file's directory is looked at. A network target is asked how it is by its sink,
+as that would speak to it (certificates, secrets, proxy, deadlines); one whose sink has
+no way to ask is connected to. Each look is bounded by PATIENCE seconds a question, all
+run side by side. What could be a secret is not shown: of a sink's URL only the address.
+
+A sink that can ask has `async def probe(patience: float) -> tuple[str, str]`: the state
+("ok", "note", "down") and what was found. It asks within `patience` seconds a question,
+changes nothing, and may raise ConfigError (it is set up wrongly) and OSError (the target
+is not to be had).
 """
 
 from __future__ import annotations
 
 import asyncio
 import difflib
-import inspect
 import os
-import ssl
 import stat
 import sys
 from collections.abc import Mapping
@@ -30,6 +33,7 @@ from logagg.sinks import Built, SinkURL, build, parse
 __all__ = ["Finding", "check"]
 
 PATIENCE = 5.0
+LONGEST = 4 * PATIENCE  # for a sink that does not keep to it
 _PORTS = {"http": 80, "https": 443}
 _INTERNAL = ("CONFIG", "SOCKET", "FAILPOINT", "SLOT", "SLOT_PID", "START", "WORKER_ID")
 
@@ -146,52 +150,39 @@ async def _target(url: str) -> Finding:
     parsed = parse(url)
     what = f"sink {parsed.shown}"
     try:
-        async with asyncio.timeout(PATIENCE):
-            return Finding("ok", what, await _probe(parsed, build(parsed)))
+        async with asyncio.timeout(LONGEST):
+            state, detail = await _look(parsed, build(parsed))
     except ConfigError as error:
         return Finding("bad", what, str(error))
     except TimeoutError:
-        return Finding("down", what, f"no answer within {PATIENCE:g} s")
-    except ssl.SSLError as error:
-        return Finding("down", what, f"TLS: {error.reason or error.strerror or error}")
+        return Finding("down", what, f"no answer within {LONGEST:g} s")
     except OSError as error:
         return Finding("down", what, error.strerror or str(error))
+    return Finding(state, what, detail)
 
 
-async def _probe(url: SinkURL, built: Built) -> str:
-    transport = url.scheme.rpartition("+")[2]
+async def _look(url: SinkURL, built: Built) -> tuple[str, str]:
     if url.scheme == "file":
-        return look_at_file(Path(getattr(built.sink, "path", url.target)))
-    said = ""
+        return "ok", look_at_file(Path(getattr(built.sink, "path", url.target)))
+    probe = getattr(built.sink, "probe", None)
+    if probe is not None:
+        state, detail = await probe(PATIENCE)
+        return str(state), str(detail)
+    transport = url.scheme.rpartition("+")[2]
     if transport in _PORTS and url.target.startswith("//"):
-        said = await _connect(url, transport)
-    health = getattr(built.sink, "health", None)
-    if inspect.iscoroutinefunction(health):
-        answer = await health()
-        said = f"{said}; {answer}" if said else str(answer)
-    return said or "its options are right"
+        return "ok", await _connect(url, transport)
+    return "ok", "its options are right"
 
 
 async def _connect(url: SinkURL, transport: str) -> str:
-    place = urlsplit(url.options.get("proxy") or f"{transport}:{url.target}")
+    place = urlsplit(f"{transport}:{url.target}")
     if not place.hostname:
         raise ConfigError(f"sink {url.shown}: no host in it")
-    port = place.port or _PORTS.get(place.scheme, 80)
-    context = _tls(url) if place.scheme == "https" else None
-    name = url.options.get("server_name") or place.hostname
-    _, writer = await asyncio.open_connection(
-        place.hostname, port, ssl=context, server_hostname=name if context else None
-    )
+    port = place.port or _PORTS[transport]
+    async with asyncio.timeout(PATIENCE):
+        _, writer = await asyncio.open_connection(place.hostname, port)
     writer.close()
-    return f"connected to {place.hostname}:{port}{' with TLS' if context else ''}"
-
-
-def _tls(url: SinkURL) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=url.options.get("ca_file") or None)
-    certificate = url.options.get("cert_file")
-    if certificate:
-        context.load_cert_chain(certificate, url.options.get("key_file") or None)
-    return context
+    return f"{place.hostname}:{port} takes connections; more cannot be asked"
 
 
 def look_at_file(path: Path) -> str:

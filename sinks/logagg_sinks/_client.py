@@ -34,6 +34,7 @@ PARSED_BYTES = 4 * 1024 * 1024
 _CHUNK = 64 * 1024
 
 _CONNECTING, _SENDING = "connecting", "sending"
+_ASKING = "connecting or waiting for the answer"
 _WAITING, _READING = "waiting for the answer", "reading the answer"
 
 
@@ -141,13 +142,18 @@ class SendError(Exception):
 
 
 class _Phase:
-    """The deadline of the phase at hand, never later than that of the whole."""
+    """The deadline of the phase at hand, never later than that of the whole.
 
-    def __init__(self, deadlines: Deadlines) -> None:
+    Without a body nothing tells when there is a connection: then it is one phase (not
+    `told`) until the answer.
+    """
+
+    def __init__(self, deadlines: Deadlines, *, told: bool) -> None:
         self._now = asyncio.get_running_loop().time
         self._end = self._now() + deadlines.total
-        self.name = _CONNECTING
-        self.timeout = asyncio.timeout_at(self._until(deadlines.connect))
+        self.name = _CONNECTING if told else _ASKING
+        first = deadlines.connect if told else deadlines.connect + deadlines.answer
+        self.timeout = asyncio.timeout_at(self._until(first))
 
     def _until(self, seconds: float) -> float:
         return min(self._now() + seconds, self._end)
@@ -230,16 +236,16 @@ class Client:
             body: Its body.
             headers: Its headers.
             query: Parameters that are added to the URL's own.
-            path: Another path at the same target.
+            path: Another path at the same target, without the URL's own parameters.
 
         Raises:
             SendError: There is no answer that can be used.
         """
         session = await self._ready()
-        url = self.url.update_query(query) if query else self.url
-        if path:
-            url = url.with_path(path)
-        phase = _Phase(self._deadlines)
+        url = self.url.with_path(path) if path else self.url
+        if query:
+            url = url.update_query(query)
+        phase = _Phase(self._deadlines, told=bool(body))
         content = _Body(body, phase, self._deadlines)
         try:
             async with (

@@ -17,7 +17,7 @@ from logagg_sinks._retry import Action, Kind, hint
 from logagg_sinks._secret import Secrets
 from logagg_sinks._target import HttpOptions, Target, Verdict
 
-__all__ = ["Credentials", "Exchange", "Run"]
+__all__ = ["Credentials", "Exchange", "Run", "user_agent"]
 
 T = TypeVar("T")
 

@@ -14,6 +14,7 @@ or an attempt has failed, `close` for at most `grace`.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -26,16 +27,17 @@ import msgspec
 from logagg.abc import Batch, Sink
 from logagg.errors import ConfigError, SinkUnavailable
 from logagg.sinks import SinkURL
-from logagg_sinks._client import Client, Deadlines, Tls, check_target
+from logagg_sinks._client import Client, Deadlines, Response, Tls, check_target
 from logagg_sinks._compress import Compression, zstd_or_refuse
 from logagg_sinks._deadletter import DeadLetters
 from logagg_sinks._delivery import Delivery
-from logagg_sinks._exchange import Credentials, Exchange
+from logagg_sinks._exchange import Credentials, Exchange, user_agent
 from logagg_sinks._health import Health, State
 from logagg_sinks._lane import Lane
 from logagg_sinks._ledger import Letters
 from logagg_sinks._options import make, query, read
 from logagg_sinks._parked import DEAD_LETTERS, claim, inboxes, name_of, root
+from logagg_sinks._probe import Question, ask
 from logagg_sinks._secret import Secrets, check, looks_secret
 from logagg_sinks._spool import DiskSpool, MemorySpool, Spool
 from logagg_sinks._target import HttpOptions, Target, chosen_actions
@@ -223,22 +225,7 @@ class NetworkSink(Sink):
                 f"sink {self._shown}: cannot open its spool: {error.strerror or error}"
             ) from error
         options = self.options
-        self._client = Client(
-            self._destination(),
-            tls=Tls(
-                options.ca_file,
-                options.cert_file,
-                options.key_file,
-                options.server_name,
-            ),
-            deadlines=Deadlines(
-                options.connect_timeout,
-                options.write_timeout,
-                options.answer_timeout,
-                options.total_timeout,
-            ),
-            proxy=options.proxy,
-        )
+        self._client = self._new_client()
         exchange = Exchange(
             self.target,
             self._client,
@@ -265,6 +252,58 @@ class NetworkSink(Sink):
             chance=self.chance,
         )
         self._task = asyncio.create_task(self._delivery.run(), name=self._shown)
+
+    def _new_client(self, most: float = math.inf) -> Client:
+        options = self.options
+        return Client(
+            self._destination(),
+            tls=Tls(
+                options.ca_file,
+                options.cert_file,
+                options.key_file,
+                options.server_name,
+            ),
+            deadlines=Deadlines(
+                min(options.connect_timeout, most),
+                min(options.write_timeout, most),
+                min(options.answer_timeout, most),
+                min(options.total_timeout, most),
+            ),
+            proxy=options.proxy,
+        )
+
+    async def probe(self, patience: float) -> tuple[str, str]:
+        """Ask the target how it is, as the sink would speak to it.
+
+        Sends no record and changes nothing, here or there; the sink need not be open.
+        Blocks for `patience` seconds at most for each question, or for what the sink's
+        own deadlines say when that is less.
+
+        Returns:
+            "ok", "note" (it answers, but not whether it would take records) or "down";
+            and what was found, in words without secrets.
+
+        Raises:
+            OSError: A secret is not where it should be.
+        """
+        client = self._new_client(patience)
+        credentials = self._credentials()
+
+        async def send(question: Question) -> Response:
+            headers = {"User-Agent": user_agent()}
+            if question.method == self.target.method:
+                headers |= self.target.headers((), "")
+            headers |= await asyncio.to_thread(credentials.headers, question.body)
+            query = await asyncio.to_thread(credentials.query)
+            return await client.send(
+                question.method, question.body, headers, query, path=question.path
+            )
+
+        try:
+            state, said = await ask(self.target.questions(client.url.path), send)
+        finally:
+            await client.close()
+        return state, self.secrets.scrub(said)
 
     def _now(self) -> float:
         return self.clock()

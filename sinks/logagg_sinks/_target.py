@@ -19,6 +19,7 @@ from logagg_sinks._batching import Item
 from logagg_sinks._client import Response
 from logagg_sinks._compress import Compression
 from logagg_sinks._options import Duration, Options, Size
+from logagg_sinks._probe import Question
 from logagg_sinks._retry import Action, Kind, decide
 
 __all__ = ["HttpOptions", "Target", "Verdict", "chosen_actions", "uid"]
@@ -221,6 +222,14 @@ class Target(abc.ABC):
     def query(self) -> dict[str, str]:
         """Parameters that every request has."""
         return {}
+
+    @abc.abstractmethod
+    def questions(self, path: str) -> Sequence[Question]:
+        """How to ask the target how it is without changing anything there.
+
+        Args:
+            path: Where records go to.
+        """
 
     def judge(self, answer: Response, records: int) -> Verdict:
         """Say what an answer means for a batch of so many records."""

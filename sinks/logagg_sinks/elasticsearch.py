@@ -24,6 +24,7 @@ from logagg_sinks._batching import Item
 from logagg_sinks._client import Response
 from logagg_sinks._network import NetworkSink
 from logagg_sinks._options import Size
+from logagg_sinks._probe import Question
 from logagg_sinks._retry import Action, Kind, decide
 from logagg_sinks._target import HttpOptions, Target, Verdict, record_of, uid
 
@@ -104,6 +105,14 @@ class Elasticsearch(Target):
         """The type."""
         del items, name
         return {"Content-Type": "application/x-ndjson"}
+
+    def questions(self, path: str) -> Sequence[Question]:
+        """What it says of itself, which a key for writing alone may not ask."""
+        head, _, last = path.rpartition("/")
+        above = head.rpartition("/")[0] if last == "_bulk" else ""
+        silent = "it knows the secret, which has no right to ask how it is"
+        well = {200: "it answers"}
+        return [Question("GET", f"{above}/", well=well, unclear={403: silent})]
 
     def query(self) -> dict[str, str]:
         """What of the answer is needed, so that it is small."""

@@ -20,6 +20,7 @@ from logagg_sinks._batching import Item
 from logagg_sinks._client import Response
 from logagg_sinks._compress import Compression
 from logagg_sinks._network import NetworkSink
+from logagg_sinks._probe import Question
 from logagg_sinks._retry import Kind
 from logagg_sinks._secret import check
 from logagg_sinks._target import HttpOptions, Target, Verdict
@@ -102,6 +103,14 @@ class Webhook(Target):
             "Idempotency-Key": name,
             "X-Logagg-Records": str(len(items)),
         }
+
+    def questions(self, path: str) -> Sequence[Question]:
+        """HEAD: anything else might be taken for a delivery."""
+        del path
+        there = f"it is there; whether it takes {self.method} cannot be asked"
+        well = dict.fromkeys((200, 201, 202, 204), "it answers")
+        unclear = {404: "nothing is at this path, or nothing for HEAD", 501: there}
+        return [Question("HEAD", well=well | {405: there}, unclear=unclear)]
 
     def inspect(self, answer: Response, records: int, verdict: Verdict) -> None:
         """Read `rejected`, when the answer has it."""

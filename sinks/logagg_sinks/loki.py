@@ -25,6 +25,7 @@ from logagg import wire
 from logagg_sinks._batching import Item
 from logagg_sinks._client import Response
 from logagg_sinks._network import NetworkSink
+from logagg_sinks._probe import Question, beside
 from logagg_sinks._retry import Kind
 from logagg_sinks._target import HttpOptions, Target, Verdict, record_of
 
@@ -150,6 +151,15 @@ class Loki(Target):
         if self._tenant:
             found["X-Scope-OrgID"] = self._tenant
         return found
+
+    def questions(self, path: str) -> Sequence[Question]:
+        """Whether it is ready; a gateway before it may not pass that on."""
+        door = beside(path, self.default_path, "/ready")
+        hidden = "it answers, but does not let us ask Loki (a gateway?)"
+        bad = {503: "Loki is not ready"}
+        return [
+            Question("GET", door, well={200: "ready"}, unclear={404: hidden}, bad=bad)
+        ]
 
     def inspect(self, answer: Response, records: int, verdict: Verdict) -> None:
         """A success is one for every record."""

@@ -31,6 +31,7 @@ from logagg_sinks._otlp import (
     pair_json,
     pair_protobuf,
 )
+from logagg_sinks._probe import Question
 from logagg_sinks._retry import Kind
 from logagg_sinks._target import HttpOptions, Target, Verdict
 
@@ -164,6 +165,14 @@ class Otlp(Target):
         except ValueError:
             pass
         return answer.text
+
+    def questions(self, path: str) -> Sequence[Question]:
+        """A request without records, which is a whole one."""
+        well = dict.fromkeys(range(200, 300), "it takes a request without records")
+        odd = "it reads our requests, and takes none without records"
+        body = self._body_json({}) if self._json else b""
+        unclear = {422: odd}
+        return [Question("POST", path, body, well=well, unclear=unclear)]
 
     def inspect(self, answer: Response, records: int, verdict: Verdict) -> None:
         """Read `partial_success`; an empty answer is a full success."""

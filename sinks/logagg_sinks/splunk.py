@@ -23,6 +23,7 @@ from logagg_sinks._batching import Item
 from logagg_sinks._client import Response
 from logagg_sinks._network import NetworkSink
 from logagg_sinks._options import Duration
+from logagg_sinks._probe import Question, beside
 from logagg_sinks._retry import Action, Kind
 from logagg_sinks._target import HttpOptions, Target, Verdict, record_of, uid
 
@@ -114,6 +115,18 @@ class Splunk(Target):
                 verdict.again = list(range(number + 1, records))
                 verdict.at_once = True
         return verdict
+
+    def questions(self, path: str) -> Sequence[Question]:
+        """Its health; then an empty delivery, which is refused but shows the token."""
+        health = beside(path, "/event", "/health")
+        if health == "/health":
+            health = "/services/collector/health"
+        full = {503: "its queues are full"}
+        empty = {400: "the token is known", 200: "the token is known"}
+        return [
+            Question("GET", health, well={200: "healthy"}, bad=full),
+            Question("POST", path, well=empty),
+        ]
 
     def inspect(self, answer: Response, records: int, verdict: Verdict) -> None:
         """Take the receipt, when there is to be one."""

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -28,33 +29,51 @@ def states(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     return {" ".join(row[1:3]) if row[1] == "sink" else row[1]: row[0] for row in rows}
 
 
+class Server(ThreadingHTTPServer):
+    """Answers every request with `status`, and notes what it was asked."""
+
+    status = 200
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+        super().__init__(("127.0.0.1", 0), Answering)
+
+
+class Answering(BaseHTTPRequestHandler):
+    """One request."""
+
+    server: Server
+
+    def answer(self) -> None:
+        """Note it and answer."""
+        size = int(self.headers.get("Content-Length") or 0)
+        self.rfile.read(size)
+        secret = self.headers.get("Authorization", "-")
+        self.server.heard.append(f"{self.command} {self.path} {size} {secret}")
+        self.send_response(self.server.status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_GET = do_POST = answer  # noqa: N815 - the names that it looks for
+
+    def log_message(self, *words: object) -> None:
+        """Be silent."""
+
+
 @pytest.fixture
-def listener() -> Iterator[tuple[int, list[bytes]]]:
-    """A server that notes what it is sent: its port, and that."""
-    heard: list[bytes] = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = server.accept()
-                except OSError:
-                    return
-                with connection:
-                    heard.append(connection.recv(1000))
-
-        thread = threading.Thread(target=serve, daemon=True)
+def server() -> Iterator[Server]:
+    """An HTTP server that is well."""
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        yield server.getsockname()[1], heard
-        server.shutdown(socket.SHUT_RDWR)
+        yield server
+        server.shutdown()
         thread.join(5)
 
 
-def test_all_well_is_said_line_by_line(
-    tmp_path: Path, listener: tuple[int, list[bytes]]
-) -> None:
-    """The file, each table, each target; status 0; no file made, no byte sent."""
-    port, heard = listener
+def test_all_well_is_said_line_by_line(tmp_path: Path, server: Server) -> None:
+    """The file, each table, each target; status 0; no file made, no record sent."""
+    port = server.server_port
     (tmp_path / "logagg.toml").write_text(
         f'sinks = ["file:logs/app.log", "http://127.0.0.1:{port}/in"]\n'
         "[run]\nworkers = 2\n[tail]\nlines = 5\n"
@@ -66,7 +85,24 @@ def test_all_well_is_said_line_by_line(
     for part in ("[run]", "[serve]", "[tail]", f"sink http://127.0.0.1:{port}/in"):
         assert part in done.stdout
     assert not (tmp_path / "logs").exists()
-    assert set(heard) <= {b""}
+    assert server.heard == ["HEAD /in 0 -"]
+
+
+def test_a_target_is_asked_as_the_sink_would_speak_to_it(
+    tmp_path: Path, server: Server
+) -> None:
+    """Its own door and secret; what it answers stands in the table, by status."""
+    url = f"loki+http://127.0.0.1:{server.server_port}"
+    (tmp_path / "logagg.toml").write_text(f'sinks = ["{url}?token=env:SECRET"]\n')
+
+    done = check(tmp_path, SECRET="hunter22")
+    assert (done.returncode, states(done)[f"sink {url}"]) == (0, "ok")
+    assert "GET /ready: 200 OK" in done.stdout
+    server.status = 401
+    done = check(tmp_path, SECRET="hunter22")
+    assert (done.returncode, states(done)[f"sink {url}"]) == (1, "down")
+    assert "401 Unauthorized: the secret is refused" in done.stdout
+    assert server.heard == ["GET /ready 0 Bearer hunter22"] * 2
 
 
 def test_without_a_file_all_is_well_too(tmp_path: Path) -> None:
@@ -101,9 +137,9 @@ def test_a_target_that_does_not_answer_is_down(tmp_path: Path) -> None:
     assert f"down  sink http://127.0.0.1:{port}/" in done.stdout
 
 
-def test_tls_is_tried(tmp_path: Path, listener: tuple[int, list[bytes]]) -> None:
+def test_tls_is_tried(tmp_path: Path, server: Server) -> None:
     """A server without TLS is no target for https."""
-    port, _ = listener
+    port = server.server_port
     (tmp_path / "logagg.toml").write_text(f'sinks = ["https://127.0.0.1:{port}/"]\n')
     done = check(tmp_path)
 
