@@ -100,6 +100,7 @@ class Consumer:
         self._reread = reread
         self._reloading: asyncio.Task[str] | None = None
         self._metrics_fd: int | None = config.get("metrics_fd")
+        self._metrics = str(config.get("metrics") or "")
         self._stay = bool(config.get("stay"))
         self._restarted = bool(config.get("restarted"))
         self._wanted = [str(url) for url in config.get("sinks", [])]
@@ -153,11 +154,18 @@ class Consumer:
 
     async def _serve_metrics(self) -> Callable[[], Awaitable[None]] | None:
         """Answer at the metrics' socket, if there is one; return what ends it."""
-        if self._metrics_fd is None:
+        if self._metrics_fd is None and not self._metrics:
             return None
-        from logagg.metrics import serve
+        from logagg.metrics import listen, serve
 
-        return await serve(socket.socket(fileno=self._metrics_fd), self.status)
+        if self._metrics_fd is not None:
+            return await serve(socket.socket(fileno=self._metrics_fd), self.status)
+        try:
+            return await serve(listen(self._metrics), self.status)
+        except LogaggError as error:  # no reason not to log
+            details = {"event": "metrics_error", "level": "error"}
+            self.report.event(f"no metrics are served here: {error}", details)
+            return None
 
     async def _serve(self) -> None:
         last_use = clock_gettime(CLOCK_MONOTONIC)

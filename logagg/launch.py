@@ -175,7 +175,8 @@ def spawn(listener: socket.socket, config: dict[str, Any], error_path: str) -> N
 
     The shell in between makes it nobody's child, so the application never meets an
     unknown process in `wait`, and no zombie stays. It runs in a session of its own, so
-    a Ctrl-C in the terminal does not reach it.
+    a Ctrl-C in the terminal does not reach it. It serves metrics where LOGAGG_METRICS
+    says, and says so in the log when it cannot.
 
     Raises:
         OSError: No process could be started.
@@ -185,7 +186,8 @@ def spawn(listener: socket.socket, config: dict[str, Any], error_path: str) -> N
     executable = sys.executable
     if not executable:
         raise ConfigError("sys.executable is empty: cannot start a consumer")
-    command = [executable, "-P", "-c", _BOOT, consumer_argument(listener, config)]
+    argument = consumer_argument(listener, config | _metrics())
+    command = [executable, "-P", "-c", _BOOT, argument]
     script = 'exec >/dev/null 2>>"$0" </dev/null; "$@" &'
     shell = subprocess.Popen(
         ["/bin/sh", "-c", script, error_path, *command],
@@ -194,6 +196,15 @@ def spawn(listener: socket.socket, config: dict[str, Any], error_path: str) -> N
         cwd="/",
     )
     shell.wait()
+
+
+def _metrics() -> dict[str, str]:
+    """Where LOGAGG_METRICS wants a consumer that nobody else sets up to serve them."""
+    address = os.environ.get("LOGAGG_METRICS", "")
+    scheme, _, path = address.partition(":")
+    if scheme == "unix" and path:
+        address = f"unix:{os.path.abspath(path)}"
+    return {"metrics": address} if address else {}
 
 
 def consumer_argument(listener: socket.socket, config: dict[str, Any]) -> str:
