@@ -189,12 +189,7 @@ def test_an_answer_that_breaks_off_is_no_success(serve_raw, make, tools, fault):
     server = serve_raw(answers_once(fault))
     sink = make(server.url)
 
-    async def main():
-        async with tools.opened(sink):
-            await sink.write(make_batch(3))
-            await tools.until(lambda: sink.counters.get("acked") == 3)
-
-    run(main())
+    tools.send(sink, make_batch(3))
 
     assert sink.counters["requests"] == 2
     assert sink.counters["ambiguous_retries"] == 1
@@ -206,12 +201,7 @@ def test_a_reset_is_waited_out(serve_raw, make, tools, naps):
     server = serve_raw(answers_once(*[resets_before_reading] * 3))
     sink = make(server.url)
 
-    async def main():
-        async with tools.opened(sink):
-            await sink.write(make_batch(3))
-            await tools.until(lambda: sink.counters.get("acked") == 3)
-
-    run(main())
+    tools.send(sink, make_batch(3))
 
     assert naps.seconds[:3] == [1, 2, 4]
 
@@ -266,12 +256,7 @@ def test_a_server_that_hangs_up_on_large_bodies(serve_raw, make, tools):
     lines = [make_line(number, message="x" * 30_000) for number in range(300)]
     sink = make(server.url, "batch_bytes=16MB")
 
-    async def main():
-        async with tools.opened(sink):
-            await sink.write(make_batch(lines))
-            await tools.until(lambda: sink.counters.get("acked") == 300)
-
-    run(main())
+    tools.send(sink, make_batch(lines))
 
 
 def test_a_huge_answer_is_an_error(serve, make, tools):
@@ -339,12 +324,7 @@ def test_own_authority(serve, make, tools, ca, tmp_path):
     ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     sink = make(server.url, f"ca_file={tmp_path / 'ca.pem'}")
 
-    async def main():
-        async with tools.opened(sink):
-            await sink.write(make_batch(3))
-            await sink.flush()
-
-    run(main())
+    tools.send(sink, make_batch(3))
 
     assert server.seqs == [0, 1, 2]
 
@@ -378,12 +358,7 @@ def test_another_name_can_be_asked_for(serve, make, tools, ca, tmp_path):
     ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     sink = make(server.url, f"ca_file={tmp_path / 'ca.pem'}&server_name=logs.example")
 
-    async def main():
-        async with tools.opened(sink):
-            await sink.write(make_batch(1))
-            await sink.flush()
-
-    run(main())
+    tools.send(sink, make_batch(1))
 
     assert server.seqs == [0]
 
@@ -399,12 +374,7 @@ def test_a_client_certificate(serve, make, tools, ca, tmp_path):
     files = "&".join(f"{name}_file={tmp_path / name}.pem" for name in names)
     sink = make(server.url, files)
 
-    async def main():
-        async with tools.opened(sink):
-            await sink.write(make_batch(1))
-            await sink.flush()
-
-    run(main())
+    tools.send(sink, make_batch(1))
 
     assert server.seqs == [0]
 
@@ -422,12 +392,7 @@ def test_changed_files_are_read_again(serve, make, tools, ca, tmp_path):
 
     sink.sleep = nap
 
-    async def main():
-        async with tools.opened(sink):
-            await sink.write(make_batch(1))
-            await tools.until(lambda: sink.counters.get("acked") == 1)
-
-    run(main())
+    tools.send(sink, make_batch(1))
 
     assert server.seqs == [0]
 
@@ -505,12 +470,7 @@ def test_plain_requests_through_a_proxy(serve, serve_raw, make, tools):
     proxy = serve_raw(proxy_to(server.port, seen))
     sink = make(server.url, f"proxy={proxy.url}")
 
-    async def main():
-        async with tools.opened(sink):
-            await sink.write(make_batch(1))
-            await sink.flush()
-
-    run(main())
+    tools.send(sink, make_batch(1))
 
     assert server.seqs == [0]
     assert seen[0].startswith(b"POST " + server.url.encode())
