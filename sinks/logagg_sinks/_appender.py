@@ -31,6 +31,7 @@ from time import CLOCK_MONOTONIC, clock_gettime
 import aiofiles.threadpool
 from aiofiles.threadpool.binary import AsyncFileIO
 
+from logagg import failpoints
 from logagg.errors import ConfigError
 from logagg_sinks import _tail
 from logagg_sinks._lane import Lane
@@ -106,6 +107,8 @@ class Appender:
             self.place = self.find_place()
         opened = self.place.open(self.name, ownership or self._ownership)
         self._adopt(opened)
+        if failpoints.ACTIVE:
+            failpoints.hit("file_opened")
         if self.regular and self.size:
             self._mend()
         self._carry()
@@ -179,6 +182,8 @@ class Appender:
         while rest:
             written = await handle.write(rest)
             rest = rest[written:]
+            if failpoints.ACTIVE and rest:
+                failpoints.hit("file_part")
         self.dirty = False
         self.size += end - start
 
@@ -263,6 +268,8 @@ class Appender:
             self.reopen()  # somebody else has moved it out of the way
             return
         rename(self.place)
+        if failpoints.ACTIVE:
+            failpoints.hit("file_renamed")
         place, self.place = self.place, None
         self._shut()
         self.place = place

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
+from logagg import failpoints
 from logagg.errors import ConfigError
 from logagg_sinks._appender import Appender
 from logagg_sinks._keeper import Keeper
@@ -206,6 +207,8 @@ class LogFile:
         def rename(place: Place) -> None:
             with keeper.lock:
                 for old, new in keeper.names.moves(place.names(), label):
+                    if failpoints.ACTIVE:
+                        failpoints.hit("file_rename")
                     place.rename(old, new)
 
         self._sync.soon(self.appender)

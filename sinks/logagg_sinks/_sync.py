@@ -15,6 +15,7 @@ import logging
 import os
 from collections.abc import Callable
 
+from logagg import failpoints
 from logagg.errors import ConfigError
 from logagg_sinks._appender import Appender
 from logagg_sinks._lane import Lane
@@ -115,6 +116,8 @@ class Syncer:
 
 def _sync(fd: int) -> None:
     try:
+        if failpoints.ACTIVE:
+            failpoints.hit("file_sync")
         os.fdatasync(fd)
     finally:
         os.close(fd)

@@ -1,6 +1,7 @@
 """Deaths at chosen moments, of workers and of consumers: failpoints make them certain."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -118,9 +119,9 @@ def test_a_consumer_killed_while_it_ends_has_written_everything(tmp_path):
     assert fresh_record(path) < 5
 
 
-@pytest.mark.parametrize("point", ["before_write", "after_write"])
+@pytest.mark.parametrize("point", ["file_opened", "before_write", "after_write"])
 def test_a_kill_while_the_spool_is_taken_in_leaves_each_record_once(tmp_path, point):
-    """Before and after the write of what was parked: a second start finishes it."""
+    """Between opening the file, writing and removing: a second start finishes it."""
     path = tmp_path / "app.log"
     socket = str(tmp_path / "address.sock")
     with Fleet(path, workers=3, count=400, env={"LOGAGG_SOCKET": socket}) as fleet:
@@ -157,6 +158,59 @@ def test_a_kill_before_a_taken_segment_is_removed_leaves_each_record_once(tmp_pa
 
     fresh_record(path)  # the kill may come behind the workers' end: the next start
     fleet.judge().require()
+
+
+FILE_POINTS = {
+    "before the shift of old pieces ends": ("file_rename:kill@3", "max_bytes=50000"),
+    "between rename and create": ("file_renamed:kill@2", "max_bytes=50000"),
+    "after the new file was opened": ("file_opened:kill@3", "max_bytes=50000"),
+    "before fsync=always": ("file_sync:kill@20", "fsync=always"),
+    "before fsync=interval": ("file_sync:kill@3", "fsync_interval=0.05"),
+    "in fsync=always while it rotates": (
+        "file_sync:kill@30",
+        "fsync=always&max_bytes=20000",
+    ),
+}
+
+
+@pytest.mark.parametrize("moment", FILE_POINTS)
+def test_a_kill_at_each_moment_of_the_file_leaves_each_record_once(tmp_path, moment):
+    """While it rotates or is synced: the next start goes on, once, whole, in order."""
+    point, options = FILE_POINTS[moment]
+    path = tmp_path / "app.log"
+    with Fleet(
+        path, target="", sinks=[f"file:{path}?{options}"], workers=2, count=1500,
+        rate=2000, env={"LOGAGG_FAILPOINT": point}, wait=True,
+        forget=["LOGAGG_FAILPOINT"],
+    ) as fleet:  # fmt: skip
+        fleet.ready()
+        first = support.consumer()
+        fleet.go()
+        fleet.join()
+        assert not support.alive(first), "the failpoint was never reached"
+
+    fleet.judge().require(longest=1.5)
+    assert "max_bytes" not in options or len(support.rotated(path)) > 10
+
+
+def test_a_kill_in_the_middle_of_a_write_leaves_no_torn_line(tmp_path):
+    """Half a line is in the file: it is mended and told, its record comes once."""
+    path = tmp_path / "app.log"
+    with Fleet(
+        path, workers=2, count=1500, rate=2000,
+        env={"LOGAGG_FAILPOINT": "file_part:kill"}, wait=True,
+        forget=["LOGAGG_FAILPOINT"],
+    ) as fleet:  # fmt: skip
+        fleet.ready()
+        first = support.consumer()
+        # The kernel takes the part of a write up to here: not where a line ends.
+        resource.prlimit(first, resource.RLIMIT_FSIZE, (50_001, -1))
+        fleet.go()
+        wait_until(lambda: not support.alive(first), 10, "the failpoint's kill")
+        fleet.join()
+
+    verdict = fleet.judge().require(longest=1.5)
+    assert [each["event"] for each in verdict.events].count("torn") == 1
 
 
 def test_a_slow_sink_is_waited_for_when_the_service_is_asked_to_end(tmp_path):
