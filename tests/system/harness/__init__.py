@@ -25,7 +25,9 @@ from harness.fleet import Fleet, fresh_record
 from harness.jail import jailed
 from harness.judge import Sent, Verdict, judge
 from harness.plugins import plugin_path
+from harness.scene import Scene, besieged
 
 __all__ = [
-    "Fleet", "Sent", "Verdict", "fresh_record", "jailed", "judge", "plugin_path",
+    "Fleet", "Scene", "Sent", "Verdict", "besieged", "fresh_record", "jailed", "judge",
+    "plugin_path",
 ]  # fmt: skip
