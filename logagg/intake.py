@@ -23,12 +23,7 @@ import orjson
 from logagg import failpoints, wire
 from logagg.sequence import Sequence
 from logagg.spool import open_segment, orphans
-from logagg.wire import (
-    KEY_END,
-    MAX_LINE_BYTES,
-    PREFIX,
-    seq_of,
-)
+from logagg.wire import KEY_END, MAX_LINE_BYTES, PREFIX, seq_of
 
 __all__ = ["Ended", "Segment", "Worker", "stamped_line"]
 
@@ -224,6 +219,7 @@ class Worker:
         self.bytes_taken += len(chunk)
         lines = self.sequence.split(chunk)
         if len(self.sequence.tail) > MAX_LINE_BYTES:
+            self.sequence.end()
             raise Ended(f"a line longer than {MAX_LINE_BYTES} bytes")
         if self._fragment and lines:
             # The rest of a line whose beginning went to the consumer before us; the

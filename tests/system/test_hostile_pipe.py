@@ -74,10 +74,13 @@ def test_a_line_of_a_gigabyte_is_refused_however_often_its_sender_returns(scene,
     wait_until(lambda: len(scene.status()["workers"]) == 1, what="its departure")
 
     assert 30 < sender.attached < 80  # each time at least the longest line, 16 MiB
+    assert scene.status()["ended"]["damaged"] >= sender.attached - 1
     assert scene.fleet.returned > before + 100
     assert support.peak_memory_bytes(scene.consumer) < peak + 100_000_000
     scene.judge()
     assert b'"worker":"666"' not in scene.path.read_bytes()
+    told = support.events("damaged", scene.path)
+    assert sum(each["number"] for each in told) >= sender.attached - 1
 
 
 class Endless:
