@@ -380,10 +380,10 @@ class Link:
         self._retry_at = clock_gettime_ns(CLOCK_MONOTONIC) + wait
         self._spill()
 
-    def _spill(self) -> None:
+    def _spill(self, *, at_end: bool = False) -> None:
         self._seal()
         lines = self._older.lines()
-        if not lines or self.overflow is Overflow.DROP_NEW:
+        if not lines or (self.overflow is Overflow.DROP_NEW and not at_end):
             return
         try:
             self._parked().spill(lines)
@@ -456,7 +456,7 @@ class Link:
         if self._control is not None:
             self._control.tell({"bye": self.seq, "dropped": self.dropped})
         elif not done:
-            self._spill()
+            self._spill(at_end=True)
         if self._parking is not None:
             self._parking.end()
         if not done:

@@ -6,6 +6,7 @@ pipes and disks in test_overflow, what is forced to the disk in test_file_sync.
 """
 
 import os
+import re
 import signal
 
 import orjson
@@ -166,6 +167,27 @@ def test_what_a_disk_refuses_to_keep_is_told_and_tried_again(tmp_path):
     told = [each for each in verdict.events if each["event"] == "sink_error"]
     assert len(told) == 1
     assert "Input/output error" in told[0]["message"]
+
+
+@pytest.mark.leaves_files
+@pytest.mark.parametrize("overflow", ["block", "drop_new"])
+def test_what_a_program_says_at_its_end_without_a_consumer_is_true(tmp_path, overflow):
+    """Each consumer dies at once: dropped are as many as are told, parked is the rest."""
+    path = tmp_path / "app.log"
+    with Fleet(
+        path, workers=1, count=1500, rate=1000, options={"overflow": overflow},
+        env={"LOGAGG_FAILPOINT": "after_read:kill"},
+    ) as fleet:  # fmt: skip
+        (err,) = fleet.join()
+
+    told = int(re.search(r"confirmed: (\d+) were dropped", err)[1])
+    assert fleet.judge(settle=None).spooled == 1500 - told
+    assert bool(told) is (overflow == "drop_new")
+    fresh_record(path)
+    wait_until(lambda: not support.spool_files(), what="an empty spool")
+    verdict = fleet.judge()
+    assert verdict.delivered == 1500 - told
+    assert not verdict.duplicates
 
 
 @pytest.mark.leaves_files
