@@ -394,7 +394,9 @@ class Consumer:
     def _collect_marks(self) -> None:
         """Find out whose lines went with the newest batch, and up to which seq."""
         number = self.fanout.number
-        self._promises.note(number, self.merger.horizon, self._workers())
+        horizon = self.merger.horizon
+        told = self.report.told(horizon)
+        self._promises.note(number, horizon, self._workers(), told)
         self._finished()
 
     def _finished(self) -> None:

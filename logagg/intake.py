@@ -110,6 +110,7 @@ class Worker:
         bytes_taken: How much the last read took from the pipe.
         gone: Whether its pipe has ended.
         taken: Spool segments whose files must be removed when they are safe.
+        told_dropped: Drops of which a consumer before us has told in the stream.
     """
 
     def __init__(
@@ -136,6 +137,7 @@ class Worker:
         self.sequence = Sequence(self.safe + 1)
         self.segments: list[Segment] = []
         self.reported_dropped = number(hello.get("dropped", 0))
+        self.told_dropped = number(hello.get("told", 0))
         self.marks: list[tuple[bytes, int]] = []
         self.flush_to = 0
         self.goodbye = False

@@ -99,7 +99,8 @@ class Link:
         self._stream = f"{pid}-{clock_gettime_ns(CLOCK_MONOTONIC):x}"
         self._offset = 0
         self._switch: tuple[int, int] | None = None  # from when on, which offset
-        self._told_dropped = 0
+        self._told_dropped = 0  # to the consumer
+        self._shown_dropped = 0  # by a consumer, in records that are safe
         self._complain_at = 0
         self._complaint = ""
         self._write = -1  # the pipe's write end while lines go there
@@ -261,6 +262,8 @@ class Link:
             self._older.acknowledge(self._acknowledged)
             if self._parking is not None:
                 self._parking.acknowledge(self._acknowledged)
+        if "told" in message:
+            self._shown_dropped = message["told"]
         if "flushed" in message:
             self._flushed = message["flushed"]
         if "switch" in message:
@@ -325,6 +328,7 @@ class Link:
             "sinks": self._sinks,
             "acknowledged": self._acknowledged,
             "dropped": self.dropped,
+            "told": self._shown_dropped,
             "torn": self._torn,
             "again": self._handed > 0,
             "segments": segments,

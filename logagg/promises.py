@@ -2,7 +2,8 @@
 
 A batch that went to the lanes carries, for each worker, the seq up to which all of its
 records are in it or in one before it. When the durable lanes are done with the batch,
-that seq is acknowledged, and a worker that waits in `flush` is told at once.
+that seq is acknowledged, and a worker that waits in `flush` is told at once. The same
+goes for the records that tell of a worker's drops.
 """
 
 from __future__ import annotations
@@ -15,23 +16,28 @@ from logagg.intake import Worker
 
 __all__ = ["Promises"]
 
+Marks = list[tuple[Worker, int]]
+
 
 class Promises:
     """What is to be acknowledged, batch by batch; true while there is anything."""
 
     def __init__(self) -> None:
-        self._open: deque[tuple[int, list[tuple[Worker, int]]]] = deque()
+        self._open: deque[tuple[int, Marks, Marks]] = deque()
 
     def __bool__(self) -> bool:
         return bool(self._open)
 
-    def note(self, number: int, horizon: bytes, workers: Iterable[Worker]) -> None:
+    def note(
+        self, number: int, horizon: bytes, workers: Iterable[Worker], told: Marks
+    ) -> None:
         """Find out whose lines went with a batch, and up to which seq.
 
         Args:
             number: The newest batch's number.
             horizon: The sort key up to which all that was read has been released.
             workers: All of them.
+            told: Whose drops the batch tells of, and how many in all.
         """
         found = []
         for worker in workers:
@@ -39,13 +45,16 @@ class Promises:
                 seq = worker.released(horizon)
                 if seq:
                     found.append((worker, seq))
-        if found:
-            self._open.append((number, found))
+        if found or told:
+            self._open.append((number, found, told))
 
     def keep(self, safe: int) -> None:
         """Acknowledge what went with batches up to the number `safe`."""
         while self._open and self._open[0][0] <= safe:
-            for worker, seq in self._open.popleft()[1]:
+            _, found, told = self._open.popleft()
+            for worker, total in told:
+                worker.tell({"told": total})
+            for worker, seq in found:
                 worker.acknowledge(seq)
                 if worker.flush_to:
                     worker.tell_safe(clock_gettime_ns(CLOCK_MONOTONIC))

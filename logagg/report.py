@@ -18,6 +18,7 @@ from logagg.captured import Stream
 from logagg.intake import Worker, stamped_line
 from logagg.leftovers import Leftovers
 from logagg.order import Merger
+from logagg.wire import KEY_END
 
 __all__ = ["Reporter"]
 
@@ -51,6 +52,7 @@ class Reporter:
         self._words: dict[int, deque[str]] = {}
         self._counted: dict[int, dict[str, int]] = {}
         self._waiting: list[tuple[int, int, dict[str, Any]]] = []
+        self._unsafe: list[tuple[bytes, Worker, int]] = []
 
     def event(self, message: str, details: dict[str, Any]) -> None:
         """Put a record of our own into the stream.
@@ -76,6 +78,16 @@ class Reporter:
     def listen(self, stream: Stream) -> None:
         """Keep a worker's last lines, of both streams, for the notice of its death."""
         stream.last_lines = self._words.setdefault(stream.pid, stream.last_lines)
+
+    def told(self, horizon: bytes) -> list[tuple[Worker, int]]:
+        """Whose drops were told of in records before a sort key, and how many in all.
+
+        Once those records are safe the worker must hear of it, so that the consumer
+        after us does not tell of the same drops again.
+        """
+        found = [each for each in self._unsafe if each[0] < horizon]
+        self._unsafe = [each for each in self._unsafe if each[0] >= horizon]
+        return [(worker, total) for _, worker, total in found]
 
     def take(self) -> list[bytes]:
         """The lines made since the last call."""
@@ -114,7 +126,7 @@ class Reporter:
 
     def _tell_losses(self, worker: Worker, *, final: bool = False) -> None:
         now = worker.losses()
-        told = self._told.setdefault(worker.stream, {})
+        told = self._told.setdefault(worker.stream, {"dropped": worker.told_dropped})
         if not final:
             # A hole may be explained yet, by a count of drops that is under way.
             before, told["seen"] = told.get("seen", 0), now["lost"]
@@ -132,6 +144,9 @@ class Reporter:
                         "of_pid": worker.pid,
                     },
                 )
+                if kind == "dropped":
+                    key = self.lines[-1][:KEY_END]
+                    self._unsafe.append((key, worker, now[kind]))
 
     def ended(self, worker: Worker, why: str) -> None:
         """Tell how a worker ended, and what it had lost."""

@@ -85,6 +85,25 @@ def test_the_death_of_a_consumer_that_stood_still_costs_what_the_policy_says(
     assert bool(verdict.missing) is (overflow == "drop_new")
 
 
+def test_drops_are_told_once_although_the_consumer_dies(tmp_path):
+    """Drops before and after a kill -9 with drop_new: the sum of what is told is right."""
+    path = tmp_path / "app.log"
+    options = {"overflow": "drop_new"}
+    with Fleet(path, workers=2, count=10**9, size=500, options=options) as fleet:
+        for _ in range(2):
+            wait_until(have(path, 1))
+            with support.stopped(support.consumer()):
+                fleet.progress(12_000)
+            wait_until(lambda: b'"event":"dropped"' in path.read_bytes(), what="news")
+            kill_consumer()
+            grown(path)
+        fleet.stop()
+        fleet.join()
+
+    verdict = fleet.judge().require(complete=False)
+    assert verdict.missing
+
+
 def test_the_death_of_both_at_once_costs_the_last_moment_of_one_worker(tmp_path):
     """Consumer and worker killed together: only that worker's newest records go."""
     path = tmp_path / "app.log"
