@@ -20,6 +20,7 @@ if __name__ == "__main__" and not sys.flags.safe_path:
 import faulthandler
 import logging
 import os
+import socket
 import types
 from typing import Any
 
@@ -52,9 +53,10 @@ def main() -> None:
     worker = Worker(start)
     _wire_root(start.level)
 
-    from logagg.supervisor import doors, taskwork
+    from logagg.supervisor import doors, kept, taskwork
 
     doors.install(start.doors, worker)
+    kept.keep_paths([d.host for d in start.doors if d.family == socket.AF_UNIX])
     taskwork.install(worker)
     try:
         if start.kind == "script":

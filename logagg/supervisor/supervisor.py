@@ -23,7 +23,6 @@ import logging
 import os
 import random
 import signal
-import socket
 import sys
 import threading
 import time
@@ -66,7 +65,6 @@ EVENTS = (
 CONSUMER_GRACE = 20.0
 GROUP_GRACE = 2.0
 HAND_OVER_GRACE = 1.0
-START_TURN = 5.0
 DRAIN_TIME = 1.0
 """For what a stopping server has accepted to become a request; many round trips."""
 
@@ -150,25 +148,14 @@ class Supervisor:
             self._take_signals()
             await self.logs.opened()
             self.watcher.start()
-            await self._open_slots()
+            for _ in range(self.options.workers):
+                self.slots.open()
             self.ready.set()
             if self._status is None:
                 await self._over.wait()
         finally:
             await self._finish()
         return self._outcome(), self._signal
-
-    async def _open_slots(self) -> None:
-        """Start the workers: all at once, or one by one on a Unix socket.
-
-        Servers remove a Unix socket's path before they bind it; two that do so at the
-        same moment trip over each other.
-        """
-        one_by_one = any(a.family == socket.AF_UNIX for a in self.options.binds)
-        for _ in range(self.options.workers):
-            member = self.slots.open().worker
-            if one_by_one and member is not None and self._stop_task is None:
-                await within(member.settled, START_TURN)
 
     def _outcome(self) -> Status:
         if self._status is not None:
