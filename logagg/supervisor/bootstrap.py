@@ -164,7 +164,7 @@ def _report(worker: Worker, error: BaseException) -> None:
         trace = trace.tb_next
     error = error.with_traceback(trace)
     text = "".join(traceback.format_exception(error))[-_TRACE_CHARACTERS:]
-    summary = "".join(traceback.format_exception_only(error)).strip()[:1000]
+    summary = _summary(error)
     show = True
     try:
         answer, _ = worker.ask(
@@ -180,6 +180,18 @@ def _report(worker: Worker, error: BaseException) -> None:
         logging.getLogger("logagg").critical(
             "uncaught %s", summary, exc_info=(type(error), error, trace)
         )
+
+
+def _summary(error: BaseException) -> str:
+    """The exception in one line, whatever its text holds."""
+    kind = type(error)
+    plain = kind.__module__ in ("builtins", "__main__")
+    name = kind.__qualname__ if plain else f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        text = str(error).strip().partition("\n")[0].rstrip()
+    except Exception:  # noqa: BLE001  a broken __str__ may raise anything
+        text = "<unprintable>"
+    return f"{name}: {text}"[:1000] if text else name
 
 
 def _internal(path: str) -> bool:

@@ -42,10 +42,9 @@ def _sparing(
     def sparing(path: Any, *, dir_fd: int | None = None) -> None:
         text = os.fsdecode(path)
         # The name first: it costs next to nothing for all the other files.
-        if dir_fd is None and os.path.basename(text) in names:
-            if os.path.realpath(text) in kept:
-                return
-        real(path, dir_fd=dir_fd)
+        ours = dir_fd is None and os.path.basename(text) in names
+        if not ours or os.path.realpath(text) not in kept:
+            real(path, dir_fd=dir_fd)
 
     sparing.__name__ = sparing.__qualname__ = real.__name__
     sparing.__doc__ = real.__doc__

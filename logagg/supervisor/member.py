@@ -122,6 +122,7 @@ class Member:
         self.pinged = 0.0
         self.max_age = 0.0
         self.tasks_done = 0
+        self.max_tasks = 0
         self.online = False
         self._ended = ended
         self._loop = asyncio.get_running_loop()

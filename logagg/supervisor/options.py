@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -122,6 +123,11 @@ class Program:
             return cls("script", (command, *words[1:]))
         return cls("command", words)
 
+    @property
+    def name(self) -> str:
+        """The program's name, without directories."""
+        return Path(self.argv[0]).name if self.argv else ""
+
     def __str__(self) -> str:
         return " ".join(("-m", *self.argv) if self.kind == "module" else self.argv)
 
@@ -155,7 +161,10 @@ def _level_from_environment() -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """A run, as asked for. See `logagg run --help` for what each means to a user."""
+    """A run, as asked for. See `logagg run --help` for what each means to a user.
+
+    `note` is set here, when something is done in another way than asked for.
+    """
 
     program: Program
     workers: int
@@ -179,6 +188,7 @@ class RunOptions:
     metrics: str = ""
     reread: Callable[[], Sequence[str] | None] | None = None
     env: Mapping[str, str] = field(default_factory=dict)
+    note: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
         if self.workers < 0:
@@ -190,6 +200,7 @@ class RunOptions:
         handed = self.sticky is not None or self.choose is not None
         if handed and self.policy is not Policy.RR:
             object.__setattr__(self, "policy", Policy.RR)
+        self._settle_self_binder(handed=handed)
         if self.policy is Policy.RR and self.program.kind == "command":
             raise ConfigError(
                 f"policy rr hands connections to Python workers; {self.program.argv[0]} "
@@ -200,16 +211,45 @@ class RunOptions:
             "ready_timeout",
             "unresponsive_timeout",
             "max_age",
+            "max_connections",
+            "max_tasks",
+            "max_pending",
         ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}: {getattr(self, name)} is negative")
         words = list(self.program.argv)
-        if "gunicorn" in Path(words[0] if words else "").name:
+        if "gunicorn" in self.program.name:
             _refuse_nested(words, ("-w", "--workers"))
-        if "uvicorn" in Path(words[0] if words else "").name:
+        if "uvicorn" in self.program.name or self.program.name == "granian":
             _refuse_nested(words, ("--workers",))
 
+    def _settle_self_binder(self, *, handed: bool) -> None:
+        """A server that binds in Rust can only share by reuseport: choose that.
 
+        Raises:
+            ConfigError: Nor can it be given sticky connections, or a Unix socket.
+        """
+        name = self.program.name
+        if name not in _SELF_BINDERS:
+            return
+        if handed:
+            raise ConfigError(
+                f"{name} accepts connections itself, so none can be handed to it: "
+                "--sticky needs a server that accepts in Python (uvicorn, hypercorn, "
+                "gunicorn)"
+            )
+        for address in self.binds:
+            if address.family == socket.AF_UNIX:
+                raise ConfigError(
+                    f"{name} binds {address} itself and cannot share it: bind a port"
+                )
+        if self.policy is Policy.RR or (self.binds and self.policy is Policy.KERNEL):
+            note = f"{name} binds its port itself: policy reuseport instead of "
+            object.__setattr__(self, "note", note + self.policy.value)
+            object.__setattr__(self, "policy", Policy.REUSEPORT)
+
+
+_SELF_BINDERS = ("granian",)
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 

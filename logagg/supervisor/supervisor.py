@@ -31,8 +31,10 @@ from typing import Any
 
 from logagg.errors import ConfigError, LogaggError
 from logagg.supervisor.address import Policy
+from logagg.supervisor.backoff import LONGEST_DELAY
 from logagg.supervisor.crashes import Crashes
 from logagg.supervisor.events import Reporter
+from logagg.supervisor.groups import Groups
 from logagg.supervisor.guardian import Guardian
 from logagg.supervisor.handlers import Handlers
 from logagg.supervisor.handover import Handover, Lane
@@ -63,8 +65,9 @@ EVENTS = (
     "exit",
 )
 CONSUMER_GRACE = 20.0
-GROUP_GRACE = 2.0
 HAND_OVER_GRACE = 1.0
+TERM_TIME = 5.0
+"""What is left of the stop timeout, at least half, when a task does not end."""
 DRAIN_TIME = 1.0
 """For what a stopping server has accepted to become a request; many round trips."""
 
@@ -102,12 +105,12 @@ class Supervisor:
         self._signal = 0
         self._stop_task: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[Any]] = set()
-        self._groups: dict[int, float] = {}
         self.ready = asyncio.Event()
         self.router = Router(self)
         self.logs = LogSide(options.sinks, self._consumer_failed, options.metrics)
         self.report = Reporter(self.logs.event)
         self.guard = Guardian()
+        self.groups = Groups(self.guard)
         self.listeners = Listeners(
             options.policy,
             sticky=options.sticky,
@@ -117,7 +120,6 @@ class Supervisor:
         self.tasks = TaskQueue(
             self.loop,
             max_pending=options.max_pending,
-            max_tasks=options.max_tasks,
             recycle=lambda member: self.recycle(member, "did its number of tasks"),
             abort=self._abort,
         )
@@ -147,6 +149,8 @@ class Supervisor:
                 self.listeners.bind(address)
             self._take_signals()
             await self.logs.opened()
+            if self.options.note:
+                self.report.say("warning", "unfit", self.options.note)
             self.watcher.start()
             for _ in range(self.options.workers):
                 self.slots.open()
@@ -172,7 +176,7 @@ class Supervisor:
         for slot in list(self.slots.by_number.values()):
             await self.slots.retire(slot, "the run is over", 0.0)
         self.tasks.abandon()
-        await self._end_groups()
+        await self.groups.ended()
         self.listeners.close()
         for task in list(self._background):
             if task is not asyncio.current_task():
@@ -287,7 +291,7 @@ class Supervisor:
             argv=list(options.program.argv),
             level=options.level,
             doors=self.listeners.doors(identifier, number),
-            max_connections=options.max_connections,
+            max_connections=_about(options.max_connections),
         )
         env = {
             **options.env,
@@ -309,6 +313,7 @@ class Supervisor:
             handover.started(identifier)
         if options.max_age:
             member.max_age = options.max_age * random.uniform(0.9, 1.1)  # noqa: S311
+        member.max_tasks = _about(options.max_tasks)
         self.router.members[identifier] = member
         self.guard.add(member.pid)
         self.logs.adopt(member)
@@ -325,39 +330,20 @@ class Supervisor:
             listener.keep_path()
         self.router.members.pop(member.id, None)
         self.tasks.died(member)
-        self._end_group(member.pid)
+        self.groups.end(member.pid)
         self.emit("exit", member, member.exit)
 
-    def _end_group(self, group: int) -> None:
-        """What a dead worker left running in its group gets TERM, later KILL."""
-        try:
-            os.killpg(group, signal.SIGTERM)
-        except (ProcessLookupError, PermissionError):
-            self.guard.discard(group)
-            return
-        self._groups[group] = self.loop.time() + GROUP_GRACE
-        self.loop.call_later(GROUP_GRACE, self._kill_group, group)
-
-    def _kill_group(self, group: int) -> None:
-        if self._groups.pop(group, None) is not None:
-            try:
-                os.killpg(group, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                pass
-            self.guard.discard(group)
-
-    async def _end_groups(self) -> None:
-        for group in list(self._groups):
-            while self.loop.time() < self._groups.get(group, 0.0):
-                try:
-                    os.killpg(group, 0)
-                except (ProcessLookupError, PermissionError):
-                    break
-                await asyncio.sleep(0.02)
-            self._kill_group(group)
-
     async def _prepare_stop(self, member: Member) -> None:
-        """Let a server take what is on its way to it, and no more, before its TERM."""
+        """Let what is under way at a worker end, and give it no more, before its TERM.
+
+        Connections that are on their way to a server are taken by it, unless the whole
+        run stops; so is the running task finished, as far as time allows.
+        """
+        if not self.slots.stopping:
+            limit = self.options.stop_timeout
+            deadline = self.loop.time() + limit - min(limit / 2, TERM_TIME)
+            while self.tasks.running_on(member) and self.loop.time() < deadline:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
         if not member.listened or member.link is None:
             return
         handovers = self.listeners.handovers()
@@ -382,7 +368,20 @@ class Supervisor:
         self.report.say(
             "info", "recycle", f"worker {member.slot}: {why}", slot=member.slot
         )
-        self.spawn(self.slots.replace(slot, why))
+        self.spawn(self._recycle(slot, member, why))
+
+    async def _recycle(self, slot: Slot, member: Member, why: str) -> None:
+        """Replace; when the fresh one fails, the old one works on until the next try."""
+        while slot.worker is member:
+            try:
+                await self.slots.replace(slot, why)
+            except ReloadFailed:
+                if member.state != "ready":
+                    return
+                self.tasks.go_on(member)
+                await asyncio.sleep(LONGEST_DELAY)
+            else:
+                return
 
     def _abort(self, member: Member) -> None:
         member.recycle = True
@@ -392,6 +391,8 @@ class Supervisor:
     def _give_up(self, slot: Slot) -> None:
         end = slot.last_exit
         why = "" if end is None else f": {end.how}, {end.reason}"
+        if self.options.binds and "ddress already in use" in why:
+            why += "; a server that binds in C or Rust needs --policy reuseport"
         message = (
             f"the program cannot start: slot {slot.number} failed "
             f"{slot.backoff.failures} times before it was ready{why}"
@@ -479,6 +480,11 @@ class Supervisor:
                 continue
             if inspect.isawaitable(result):
                 self.spawn(result)
+
+
+def _about(count: int) -> int:
+    """The number ±10 %, so that workers do not come to it together; exact below 10."""
+    return count + random.randint(-(count // 10), count // 10)  # noqa: S311
 
 
 def void(_value: object) -> None:

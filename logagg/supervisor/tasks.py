@@ -76,7 +76,6 @@ class TaskQueue:
 
     Args:
         max_pending: How many may be submitted and not done; 0: any number.
-        max_tasks: After how many tasks a worker is replaced; 0: never.
         recycle: Called with a worker that has done its share.
         abort: Called with a worker whose cancelled task does not end.
     """
@@ -86,13 +85,11 @@ class TaskQueue:
         loop: asyncio.AbstractEventLoop,
         *,
         max_pending: int,
-        max_tasks: int,
         recycle: Callable[[Member], None],
         abort: Callable[[Member], None],
     ) -> None:
         self._loop = loop
         self._max_pending = max_pending
-        self._max_tasks = max_tasks
         self._recycle = recycle
         self._abort = abort
         self._state = _State()
@@ -182,12 +179,18 @@ class TaskQueue:
 
     def idle(self, worker: Member) -> None:
         """A worker asks for a task."""
-        if self._max_tasks and worker.tasks_done >= self._max_tasks:
+        if worker.max_tasks and worker.tasks_done >= worker.max_tasks:
             self._recycle(worker)
             return
         if worker not in self._state.idle:
             self._state.idle.append(worker)
         self._match()
+
+    def go_on(self, worker: Member) -> None:
+        """A worker that has done its share could not be replaced: it goes on."""
+        if worker.max_tasks and worker.tasks_done >= worker.max_tasks:
+            worker.max_tasks = 0
+            self.idle(worker)
 
     def result(self, worker: Member, frame: Frame) -> None:
         """A worker has an answer."""
@@ -281,8 +284,9 @@ class TaskQueue:
         self._state.running.clear()
 
     def running_on(self, worker: Member) -> bool:
-        """Whether the worker has a task now."""
-        return any(job.worker is worker for job in self._state.running.values())
+        """Whether the worker has a task now that somebody waits for."""
+        running = self._state.running.values()
+        return any(job.worker is worker and not job.given_up for job in running)
 
     def progress(self) -> dict[str, int]:
         """Counts for `status`."""

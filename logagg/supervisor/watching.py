@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from logagg.supervisor.address import Policy
+from logagg.supervisor.address import Address, Policy
 from logagg.supervisor.bootstrap import stack_signal
 from logagg.supervisor.member import Member, rss_bytes
+from logagg.supervisor.seen import family, listens, polls
 
 if TYPE_CHECKING:
     from logagg.supervisor.supervisor import Supervisor
@@ -35,6 +35,7 @@ class Watcher:
         self._next_memory = 0.0
         self._pings = 0
         self._dumped: set[int] = set()
+        self._unshared: set[Address] = set()
 
     def start(self) -> None:
         """Begin to look."""
@@ -81,18 +82,39 @@ class Watcher:
     def _serves(self, member: Member) -> bool:
         """Whether the process serves a port in a way that Python's socket did not see.
 
-        Servers in C, Rust or another language poll a shared listener, or (reuseport)
-        have a listener of their own.
+        Servers in C, Rust or another language poll a shared listener, or (reuseport,
+        rr) have a listener of their own, perhaps in a child of theirs.
         """
-        run = self._run
-        if run.options.policy is Policy.REUSEPORT:
-            return _listens(member.pid)
+        listeners = self._run.listeners.all
+        processes = family(member.pid)
         shared = {
             os.fstat(each.sock.fileno()).st_ino
-            for each in run.listeners.all
-            if each.handover is None
+            for each in listeners
+            if each.policy is Policy.KERNEL
         }
-        return bool(shared) and _polls(member.pid, shared)
+        if shared and polls(processes, shared):
+            return True
+        apart = [each for each in listeners if each.policy is not Policy.KERNEL]
+        for each in apart:
+            if listens(processes, {each.address.port}):
+                if each.policy is Policy.RR:
+                    self._tell_unshared(member, each.address)
+                return True
+        return False
+
+    def _tell_unshared(self, member: Member, address: Address) -> None:
+        """Say once for an address that its connections are not handed over."""
+        if address in self._unshared:
+            return
+        self._unshared.add(address)
+        self._run.report.say(
+            "warning",
+            "unfit",
+            f"worker {member.slot} listens on {address} by itself (granian and other "
+            "servers in C or Rust do), so its connections cannot be handed over: "
+            "they come by policy reuseport, not rr",
+            slot=member.slot,
+        )
 
     def _look_at_memory(self, member: Member) -> None:
         limit = self._run.options.max_rss_bytes
@@ -135,35 +157,3 @@ class Watcher:
         if member.state != "dead":
             member.why = "unresponsive"
             member.signal(signal.SIGKILL, group=True)
-
-
-def _listens(pid: int) -> bool:
-    """Whether a process has a listening TCP socket of its own."""
-    inodes = set()
-    for table in ("tcp", "tcp6"):
-        try:
-            lines = Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
-        except OSError:
-            continue
-        inodes |= {words[9] for words in map(str.split, lines) if words[3] == "0A"}
-    try:
-        links = [str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()]
-    except OSError:
-        return False
-    return any(link.startswith("socket:[") and link[8:-1] in inodes for link in links)
-
-
-def _polls(pid: int, inodes: set[int]) -> bool:
-    """Whether an epoll of the process watches a socket with one of these inodes."""
-    root = Path(f"/proc/{pid}")
-    try:
-        for fd in (root / "fd").iterdir():
-            if str(fd.readlink()) != "anon_inode:[eventpoll]":
-                continue
-            for line in (root / "fdinfo" / fd.name).read_text().splitlines():
-                words = line.replace(":", " ").split()
-                if "ino" in words and int(words[words.index("ino") + 1], 16) in inodes:
-                    return True
-    except OSError:
-        return False
-    return False
