@@ -55,6 +55,7 @@ class Asker(Protocol):
     """What the doors need of the worker object."""
 
     share: bool
+    limited: bool
     on_drain: Callable[[], None] | None
 
     def ask(
@@ -108,6 +109,8 @@ class _Doors:
         if _runs_uvloop():
             # It listens in C, unseen, directly after binding.
             self.tell_listening(sock, name)
+            if self.asker.limited and sock.family in _INET:
+                self.tell_uncounted()
 
     def tell_listening(self, sock: socket.socket, name: Any) -> None:
         """Tell that the program listens; a Unix socket of its own concerns nobody."""
@@ -115,6 +118,16 @@ class _Doors:
             self.asker.listening(str(name[0]), int(name[1]))
         elif self.owned(sock, name) is not None:
             self.asker.listening(os.fsdecode(name), 0)
+
+    def tell_uncounted(self) -> None:
+        """Say once that a limit of connections is not kept."""
+        self.asker.limited = False
+        logger.warning(
+            "slot %s: uvloop accepts connections itself, so they are not counted: "
+            "--max-connections does nothing here; start the server on the asyncio loop "
+            "(uvicorn: --loop asyncio), or limit its age with --max-age",
+            os.environ.get("LOGAGG_SLOT"),
+        )
 
     def bind_stream(self, sock: socket.socket, name: Any) -> None:
         door = self.owned(sock, name)

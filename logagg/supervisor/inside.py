@@ -45,6 +45,22 @@ logger = logging.getLogger("logagg")
 EVENTS = ("message", "request", "disconnect")
 REQUEST_TIMEOUT = 5.0
 FAREWELL = 1.2
+_ASYNCHRONOUS = {
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGALRM,
+    signal.SIGCHLD,
+}
+"""What the channel's thread leaves to the program's own threads.
+
+The frame that announces a stop wakes that thread just when TERM comes, and a thread that
+wakes may be the one to get it. A main thread that waits for an event, a lock or a queue
+would then not be interrupted, and Python's handler, which only it can run, never would.
+"""
 F = TypeVar("F", bound=Callable[..., Any])
 
 _current: Worker | None = None
@@ -91,6 +107,7 @@ class Worker:
         self.pid = os.getpid()
         self.share = start.share
         self._max_connections = start.max_connections
+        self.limited = start.max_connections > 0
         self._connections = 0
         self._handlers = Handlers(EVENTS)
         self._shutdown_hooks: list[Callable[..., Any]] = []
@@ -102,6 +119,7 @@ class Worker:
         self._next_question = 0
         self._lock = threading.Lock()  # guards the questions and their deadlines
         self._dispatcher = Dispatcher(self._handlers, self._transmit)
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.on_task: Callable[[Frame], None] | None = None
         self.on_ready: Callable[[], None] | None = None
@@ -300,6 +318,7 @@ class Worker:
         return answer
 
     def _read(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ASYNCHRONOUS)
         decoder = Decoder()
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
@@ -352,6 +371,8 @@ class Worker:
             self._pong(frame["n"])
         elif kind in ("message", "request"):
             self._dispatcher.put(frame, fds)
+        elif kind == "shutdown" and not self._shutdown_hooks:
+            self.tell({"k": "hooks_done"})
         elif kind == "shutdown":
             threading.Thread(
                 target=self._shut_down, args=(frame["timeout"],), daemon=True
@@ -391,6 +412,7 @@ class Worker:
         os.kill(self.pid, signal.SIGKILL)
 
     def _shut_down(self, timeout: float) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)  # hooks start programs
         deadline = time.monotonic() + timeout
         for hook in self._shutdown_hooks:
             left = max(deadline - time.monotonic(), 0.0)
@@ -400,6 +422,7 @@ class Worker:
                     self._dispatcher.on_loop(result).result(left)
             except Exception:
                 logger.exception("a shutdown hook failed")
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ASYNCHRONOUS)  # TERM follows
         self.tell({"k": "hooks_done"})
 
     def _forked(self) -> None:

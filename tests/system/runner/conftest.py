@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -175,6 +176,32 @@ class Run:
         return self.wait(timeout)
 
 
+class Load:
+    """A steady load: clients that ask one request after the other, each answer counted."""
+
+    def __init__(self, port: int, clients: int = 3) -> None:
+        self.port = port
+        self.good: list[str] = []
+        self.bad: list[str] = []
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
+        for thread in self._threads:
+            thread.start()
+
+    def _ask(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.good.append(get(self.port, timeout=20))
+            except (OSError, AssertionError) as error:
+                self.bad.append(repr(error))
+
+    def stop(self) -> None:
+        """End the clients, each after its answer."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
 def alive(pid: int) -> bool:
     """Whether a process exists and is no zombie."""
     try:
@@ -220,5 +247,10 @@ def tools() -> Any:
     import types
 
     return types.SimpleNamespace(
-        until=until, free_port=free_port, get=get, alive=alive, logagg=LOGAGG
+        until=until,
+        free_port=free_port,
+        get=get,
+        alive=alive,
+        logagg=LOGAGG,
+        Load=Load,
     )

@@ -67,6 +67,30 @@ def test_each_worker_gets_one_signal(run: Any, signum: int) -> None:
     assert run.messages(message="got SIGINT") == []
 
 
+@pytest.mark.parametrize("hook", ["", "logagg.on_shutdown(lambda left: None)"])
+def test_a_main_thread_that_waits_is_woken_by_the_signal(run: Any, hook: str) -> None:
+    """No thread of ours takes TERM away from a program that waits for an event."""
+    run.write(
+        "app.py",
+        f"""
+        import logagg, signal, threading
+        asked = threading.Event()
+        signal.signal(signal.SIGTERM, lambda signum, frame: asked.set())
+        {hook}
+        logagg.worker.ready()
+        asked.wait()
+        print("ended well", flush=True)
+        """,
+    )
+    run.start("-w", 6, "--stop-timeout", 5, "app.py")
+    run.until_ready(6)
+
+    assert run.stop() == -signal.SIGTERM
+
+    assert run.records(event="deaf") == []
+    assert run.messages(stream="stdout") == ["ended well"] * 6
+
+
 def test_ctrl_c_in_a_terminal_arrives_once(run: Any) -> None:
     """Workers are in sessions of their own: the terminal's INT reaches only us."""
     run.write("app.py", SLEEPER)
@@ -339,31 +363,6 @@ def test_a_worker_over_its_limit_is_replaced(
 # ---- reload and scale ---------------------------------------------------------------------
 
 
-class Load:
-    """A steady load: clients that ask one request after the other, each answer counted."""
-
-    def __init__(self, tools: Any, port: int, clients: int = 3) -> None:
-        self.tools, self.port = tools, port
-        self.good: list[str] = []
-        self.bad: list[str] = []
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
-        for thread in self._threads:
-            thread.start()
-
-    def _ask(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self.good.append(self.tools.get(self.port, timeout=20).split()[0])
-            except (OSError, AssertionError) as error:
-                self.bad.append(repr(error))
-
-    def stop(self) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["kernel", "rr"])
 @pytest.mark.parametrize("server", ["uvicorn", "gunicorn"])
@@ -399,14 +398,14 @@ def test_reload_under_load_fails_no_request(
     }[server]
     run.start("-w", 2, "--policy", policy, *words)
     run.until_ready(2)
-    load = Load(tools, port)
+    load = tools.Load(port)
 
     new = WEB.replace("VERSION = 1", "VERSION = 2").replace("DELAY = 0", "DELAY = 3")
     run.write("web.py", new)
     good = run.command("reload")
     run.write("web.py", new + "\n    raise RuntimeError('broken release')\n")
     broken = run.command("reload")
-    tools.until(lambda: len(load.good) > 50 and load.good[-1] == "2")
+    tools.until(lambda: len(load.good) > 50 and load.good[-1][0] == "2")
     load.stop()
 
     assert good.returncode == 0, good.stderr
@@ -419,7 +418,7 @@ def test_reload_under_load_fails_no_request(
         assert "in the log" in broken.stderr
         assert any("broken release" in text for text in run.messages())
     assert load.bad == []
-    assert set(load.good) == {"1", "2"}
+    assert {answer[0] for answer in load.good} == {"1", "2"}
     assert tools.get(port).split()[0] == "2"
     assert run.stop() == -signal.SIGTERM
 
@@ -491,23 +490,6 @@ def test_commands_without_a_run_say_so(run: Any) -> None:
         assert done.returncode == 2
         assert "no logagg run" in done.stderr
         assert len(done.stderr.splitlines()) == 1
-
-
-def test_watch_reloads_on_a_change_but_not_on_its_own_log(run: Any) -> None:
-    """A changed file replaces the workers; a broken one is refused; logs do nothing."""
-    pytest.importorskip("watchfiles")
-    run.write("app.py", SLEEPER)
-    run.start("-w", 1, "--watch", ".", "--sink", "file:noise.py", "app.py")
-    first = run.until_ready(1)["slots"][0]["pid"]
-    time.sleep(1)  # the watcher is up; its own log is written meanwhile
-    assert run.records(event="reload") == []
-
-    run.write("app.py", SLEEPER.replace('"up"', '"up again"'))
-
-    run.until_record(event="reloaded")
-    assert run.workers()[1] != first
-    assert any(m.startswith("up again") for m in run.messages())
-    assert run.stop() == -signal.SIGTERM
 
 
 # ---- nothing is left behind -----------------------------------------------------------------
