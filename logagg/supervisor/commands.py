@@ -92,7 +92,7 @@ class _Size(click.ParamType[int]):
     "--watch",
     multiple=True,
     metavar="DIR",
-    help="Reload when a Python file below changes.",
+    help="Reload when a Python file below changes; implies --on-failure keep.",
 )
 @click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED)
 @_errors_as_lines

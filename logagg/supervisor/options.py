@@ -201,10 +201,19 @@ class RunOptions:
         if handed and self.policy is not Policy.RR:
             object.__setattr__(self, "policy", Policy.RR)
         self._settle_self_binder(handed=handed)
+        if self.watch:
+            # Whoever watches is about to mend the program: wait for that.
+            object.__setattr__(self, "on_failure", OnFailure.KEEP)
         if self.policy is Policy.RR and self.program.kind == "command":
             raise ConfigError(
                 f"policy rr hands connections to Python workers; {self.program.argv[0]} "
                 "is not Python: use policy kernel or reuseport"
+            )
+        uncounted = self.program.kind == "command" or self.program.name in _SELF_BINDERS
+        if self.max_connections and uncounted:
+            raise ConfigError(
+                f"max_connections: {self.program.name} accepts connections itself, so "
+                "they are not counted: use max_age or max_rss"
             )
         for name in (
             "stop_timeout",

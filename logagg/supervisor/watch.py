@@ -1,4 +1,10 @@
-"""`--watch`: reload when the program's files change. For development."""
+"""`--watch`: reload when the program's files change. For development.
+
+A save that does not work (a syntax error, an import that fails) is refused as a broken
+release is: its traceback is in the log, the old workers serve on. When there are none,
+since the program was broken from the start or crashed meanwhile, the run stays and goes
+on trying; the next save is tried at once.
+"""
 
 from __future__ import annotations
 
