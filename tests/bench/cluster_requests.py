@@ -30,12 +30,17 @@ async def app(scope, receive, send):
                 "headers": [(b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"ok"})
 """
+WORKER = """
+from uvicorn_worker import UvicornWorker
+class Worker(UvicornWorker):
+    CONFIG_KWARGS = {"loop": "asyncio", "http": "auto"}
+"""
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 LOGAGG = [sys.executable, "-m", "logagg", "run", "--sink", "file:/dev/null"]
 
 
 def ways(port: int, workers: int) -> dict[str, list[str]]:
-    """The commands to compare, all on the asyncio loop."""
+    """The commands to compare, all on the asyncio loop with the same HTTP parser."""
     server = ["bench_app:app", "--port", str(port), "--no-access-log"]
     server += ["--log-level", "warning", "--loop", "asyncio"]
     run = [*LOGAGG, "-w", str(workers), "--bind", f"127.0.0.1:{port}"]
@@ -47,7 +52,7 @@ def ways(port: int, workers: int) -> dict[str, list[str]]:
         ],
         "gunicorn -k uvicorn": [
             sys.executable, "-m", "gunicorn", "bench_app:app", "-w", str(workers),
-            "-k", "uvicorn_worker.UvicornH11Worker", "-b", f"127.0.0.1:{port}",
+            "-k", "bench_worker.Worker", "-b", f"127.0.0.1:{port}",
             "--log-level", "warning",
         ],
     }  # fmt: skip
@@ -118,6 +123,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         Path(directory, "bench_app.py").write_text(APP)
+        Path(directory, "bench_worker.py").write_text(WORKER)
         env = {**os.environ, "PYTHONPATH": directory}
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
