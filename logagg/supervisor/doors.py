@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import socket
 import sys
 from collections.abc import Callable
@@ -142,10 +143,14 @@ class _Doors:
             self.put(sock, door.fd)
 
     def put(self, sock: socket.socket, fd: int) -> None:
-        """Let the program's socket be `fd`, under its own number and blocking mode."""
-        timeout = sock.gettimeout()
+        """Let the program's socket be `fd`, under its own number.
+
+        What is put there never blocks, whatever the program's socket does: the mode
+        belongs to the open file, which all workers share, and a sibling's event loop
+        that accepts what another has taken would be held up. See `accept`.
+        """
         os.dup2(fd, sock.fileno(), inheritable=False)
-        sock.settimeout(timeout)
+        os.set_blocking(sock.fileno(), False)
         self.remember(sock.fileno())
 
     def remember(self, fd: int) -> None:
@@ -243,6 +248,18 @@ class _Doors:
         self.asker.listening(door.host, door.port)
 
     def accept(self, sock: socket.socket) -> tuple[socket.socket, Any]:
+        """Accept; a program's socket that blocks (has no timeout) waits here."""
+        while True:
+            try:
+                return self.accept_now(sock)
+            except BlockingIOError:
+                if sock.gettimeout() is not None:
+                    raise
+            waiting = select.poll()
+            waiting.register(sock, select.POLLIN)
+            waiting.poll()
+
+    def accept_now(self, sock: socket.socket) -> tuple[socket.socket, Any]:
         door = self.channel(sock)
         if door is None:
             pair = _real_accept(sock)

@@ -220,6 +220,52 @@ def test_a_unix_socket_is_shared_and_its_path_stays(
     assert not path.exists()
 
 
+MIXED = """
+    import asyncio, os, pathlib, socket, sys, time
+    import logagg
+    HEAD = b"HTTP/1.1 200 OK\\r\\n\\r\\n"
+    port = int(sys.argv[1])
+    async def serve():
+        async def answer(reader, writer):
+            await reader.readline()
+            writer.write(HEAD + b"loop")
+            writer.close()
+        await (await asyncio.start_server(answer, "127.0.0.1", port)).serve_forever()
+    def block():
+        sock = socket.socket()
+        sock.bind(("127.0.0.1", port))
+        logagg.worker.ready()
+        print("bound", flush=True)
+        while not pathlib.Path("go").exists():
+            time.sleep(0.01)
+        sock.listen()
+        assert sock.getblocking()
+        while True:
+            connection, _ = sock.accept()
+            assert connection.getblocking()
+            connection.recv(1000)
+            connection.sendall(HEAD + b"blocking")
+            connection.close()
+    asyncio.run(serve()) if os.environ["LOGAGG_SLOT"] == "1" else block()
+"""
+
+
+def test_a_socket_that_blocks_does_not_block_the_siblings(web: Any, tools: Any) -> None:
+    """Binding anew, as a fresh worker does, holds up no event loop on the same port."""
+    port = tools.free_port()
+    web.write("mixed.py", MIXED)
+    web.start("-w", 2, "--bind", f"127.0.0.1:{port}", "mixed.py", port)
+    web.until_ready(2)
+    web.until_record(message="bound")
+
+    assert {tools.get(port) for _ in range(20)} == {"loop"}
+
+    (web.directory / "go").touch()
+    tools.until(lambda: tools.get(port) == "blocking")
+    assert {tools.get(port) for _ in range(100)} <= {"loop", "blocking"}
+    assert web.stop() == -signal.SIGTERM
+
+
 @pytest.mark.parametrize("policy", ["kernel", "rr"])
 def test_accepted_connections_have_no_delay(web: Any, tools: Any, policy: str) -> None:
     """Nagle's algorithm is off also where a server takes the fd for a Unix socket."""
