@@ -99,8 +99,7 @@ class Consumer:
         self.reception = Reception(self, socket.socket(fileno=int(config["fd"])))
         self._reread = reread
         self._reloading: asyncio.Task[str] | None = None
-        self._metrics_fd: int | None = config.get("metrics_fd")
-        self._metrics = str(config.get("metrics") or "")
+        self._endpoint = (config.get("metrics_fd"), str(config.get("metrics") or ""))
         self._stay = bool(config.get("stay"))
         self._restarted = bool(config.get("restarted"))
         self._wanted = [str(url) for url in config.get("sinks", [])]
@@ -140,7 +139,7 @@ class Consumer:
                 self.reception.close_door(anyway=True)
                 return 2
         self.reception.open()
-        endpoint = await self._serve_metrics()
+        endpoint = await self._metrics()
         await self._serve()
         self._offer(self.merger.release(self.now_ns(), all_ended=True))
         if failpoints.ACTIVE:
@@ -152,20 +151,13 @@ class Consumer:
         address.forget_spool_dir(self.identifier)
         return 1 if left else 0
 
-    async def _serve_metrics(self) -> Callable[[], Awaitable[None]] | None:
-        """Answer at the metrics' socket, if there is one; return what ends it."""
-        if self._metrics_fd is None and not self._metrics:
+    async def _metrics(self) -> Callable[[], Awaitable[None]] | None:
+        listener, address = self._endpoint
+        if listener is None and not address:
             return None
-        from logagg.metrics import listen, serve
+        from logagg.metrics import start
 
-        if self._metrics_fd is not None:
-            return await serve(socket.socket(fileno=self._metrics_fd), self.status)
-        try:
-            return await serve(listen(self._metrics), self.status)
-        except LogaggError as error:  # no reason not to log
-            details = {"event": "metrics_error", "level": "error"}
-            self.report.event(f"no metrics are served here: {error}", details)
-            return None
+        return await start(listener, address, self.status, self.report.event)
 
     async def _serve(self) -> None:
         last_use = clock_gettime(CLOCK_MONOTONIC)

@@ -27,12 +27,12 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from logagg.errors import ConfigError
+from logagg.errors import ConfigError, LogaggError
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-__all__ = ["health", "listen", "parse", "render", "serve"]
+__all__ = ["health", "listen", "parse", "render", "serve", "start"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BACKLOG = 16
@@ -271,6 +271,29 @@ def _listen_unix(path: str) -> socket.socket:
         listener.close()
         raise ConfigError(f"metrics unix:{path}: {error.strerror or error}") from error
     return listener
+
+
+async def start(
+    fd: int | None,
+    address: str,
+    status: Callable[[], dict[str, Any]],
+    tell: Callable[[str, dict[str, Any]], None],
+) -> Callable[[], Awaitable[None]] | None:
+    """Answer at a listener that was passed on, or else at an address.
+
+    That an address cannot be had is no reason not to log: it is told in the stream.
+
+    Returns:
+        What ends it; None when nothing is served.
+    """
+    if fd is not None:
+        return await serve(socket.socket(fileno=fd), status)
+    try:
+        return await serve(listen(address), status)
+    except LogaggError as error:
+        details = {"event": "metrics_error", "level": "error"}
+        tell(f"no metrics are served here: {error}", details)
+        return None
 
 
 async def serve(
