@@ -35,42 +35,50 @@ __all__ = [
 ]
 
 MAX_SOCKET_PATH = 107  # sun_path of unix(7) has 108 bytes with its NUL
+_MAX_BASE = MAX_SOCKET_PATH - len("/logagg/0123456789abcdef0123.sock")
 
 
 def runtime_dir() -> str:
     """The private directory for sockets; made when it is missing.
 
-    `$XDG_RUNTIME_DIR/logagg` when that is a directory of ours, else
-    `/tmp/logagg-<uid>` (`$TMPDIR` is not used: processes must agree).
+    `$XDG_RUNTIME_DIR/logagg` when that is a directory of ours and short enough for a
+    socket's path (74 bytes), else `/tmp/logagg-<uid>` (`$TMPDIR` is not used: processes
+    must agree).
 
     Raises:
         ConfigError: It is someone else's, a symlink, or open to others.
     """
+    return _private(_runtime_path())
+
+
+def _runtime_path() -> str:
     base = os.environ.get("XDG_RUNTIME_DIR", "")
     uid = os.getuid()
-    if base and os.path.isabs(base):
+    if os.path.isabs(base) and len(os.fsencode(base)) <= _MAX_BASE:
         try:
             status = os.stat(base)
         except OSError:
             pass
         else:
             if status.st_uid == uid and not status.st_mode & stat.S_IWOTH:
-                return _private(os.path.join(base, "logagg"))
-    return _private(f"/tmp/logagg-{uid}")  # noqa: S108 - checked to be private
+                return os.path.join(base, "logagg")
+    return f"/tmp/logagg-{uid}"  # noqa: S108 - checked to be private
 
 
 def spool_dir(identifier: str) -> str:
     """The private directory where workers of an address park records; made if missing.
 
+    The runtime directory is not needed, unless the disk refuses.
+
     Raises:
-        ConfigError: As `runtime_dir`.
+        ConfigError: It is someone else's, a symlink, or open to others.
     """
-    first, second = spool_dirs(identifier)
+    first = _spool_at_home(identifier)
     try:
         os.makedirs(os.path.dirname(first), mode=0o700, exist_ok=True)
         return _private(first)
     except OSError:
-        return _private(second)
+        return _private(_spool_beside(identifier))
 
 
 def spool_dirs(identifier: str) -> tuple[str, str]:
@@ -78,14 +86,22 @@ def spool_dirs(identifier: str) -> tuple[str, str]:
 
     `$XDG_STATE_HOME/logagg/spool/<id>`, by default below `~/.local/state`; where that
     cannot be written, below the runtime directory.
+
+    Raises:
+        ConfigError: As `runtime_dir`.
     """
+    return _spool_at_home(identifier), _spool_beside(identifier)
+
+
+def _spool_at_home(identifier: str) -> str:
     base = os.environ.get("XDG_STATE_HOME", "")
     if not os.path.isabs(base):
         base = os.path.expanduser("~/.local/state")
-    return (
-        os.path.join(base, "logagg", "spool", identifier),
-        os.path.join(runtime_dir(), f"{identifier}.spool"),
-    )
+    return os.path.join(base, "logagg", "spool", identifier)
+
+
+def _spool_beside(identifier: str) -> str:
+    return os.path.join(runtime_dir(), f"{identifier}.spool")
 
 
 def forget_spool_dir(identifier: str) -> None:
@@ -169,7 +185,7 @@ def socket_path(identifier: str) -> str:
 def identifier_of(path: str) -> str:
     """The short name behind a socket's path, whoever chose the path."""
     folder, name = os.path.split(os.path.abspath(path))
-    if name.endswith(".sock") and folder == runtime_dir():
+    if name.endswith(".sock") and folder == _runtime_path():
         return name.removesuffix(".sock")
     return file_identity(path)
 

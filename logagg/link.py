@@ -83,6 +83,7 @@ class Link:
 
     def __init__(self, path: str, sinks: list[str], *, elect: bool) -> None:
         self.path = path
+        self._identifier = identifier_of(path)  # now: the directory may go away
         self.overflow = Overflow.SPOOL
         self._elect = elect
         self._sinks = list(sinks)
@@ -178,7 +179,7 @@ class Link:
 
     def _parked(self) -> Parking:
         if self._parking is None:
-            self._parking = Parking(identifier_of(self.path), self._stream)
+            self._parking = Parking(self._identifier, self._stream)
         return self._parking
 
     def _drop(self, why: str) -> None:

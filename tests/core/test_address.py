@@ -1,6 +1,8 @@
 """Where a consumer is found, and what is refused on the way there."""
 
 import os
+import shutil
+import socket
 import stat
 from pathlib import Path
 
@@ -58,6 +60,23 @@ def test_a_runtime_directory_of_somebody_else_is_refused():
 
     with pytest.raises(ConfigError, match="belongs to uid 12345"):
         address.runtime_dir()
+
+
+def test_a_runtime_directory_too_long_for_a_socket_is_not_used(tmp_path, monkeypatch):
+    """The longest that is used has room for a socket; a longer one gives way."""
+    base = os.environ["XDG_RUNTIME_DIR"]
+    longest = os.path.join(base, "x" * (73 - len(base)))
+    for path in (longest, longest + "x"):
+        os.mkdir(path, 0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", longest)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.bind(address.socket_path(address.identity([f"file:{tmp_path}/app.log"])))
+    assert address.runtime_dir() == f"{longest}/logagg"
+
+    monkeypatch.setenv("XDG_RUNTIME_DIR", longest + "x")
+    assert address.runtime_dir() == f"/tmp/logagg-{os.getuid()}"
+    shutil.rmtree(longest)
+    shutil.rmtree(longest + "x")
 
 
 def test_a_file_has_one_identity_from_everywhere(tmp_path, monkeypatch):

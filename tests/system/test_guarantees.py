@@ -8,6 +8,7 @@ pipes and disks in test_overflow, what is forced to the disk in test_file_sync.
 import os
 import re
 import signal
+from pathlib import Path
 
 import orjson
 import pytest
@@ -175,7 +176,7 @@ def test_what_flush_confirms_is_on_the_disk_where_that_was_asked_for(
 def test_what_a_disk_refuses_to_keep_is_told_and_tried_again(tmp_path):
     """fsync=always and an I/O error: one alarm, then each record stands there once."""
     path = tmp_path / "app.log"
-    env = {"LOGAGG_FAILPOINT": "file_sync:errno=5@5"}
+    env = {"LOGAGG_FAILPOINT": "file_sync:errno=5@2"}
     with Fleet(
         path, target="", sinks=[f"file:{path}?fsync=always"], workers=2, count=500,
         rate=1000, env=env,
@@ -191,13 +192,19 @@ def test_what_a_disk_refuses_to_keep_is_told_and_tried_again(tmp_path):
 @pytest.mark.leaves_files
 @pytest.mark.parametrize("overflow", ["block", "drop_new"])
 def test_what_a_program_says_at_its_end_without_a_consumer_is_true(tmp_path, overflow):
-    """Each consumer dies at once: dropped are as many as are told, parked is the rest."""
+    """The consumers die, then none can start: dropped is what is told, parked the rest."""
     path = tmp_path / "app.log"
+    door = Path(os.environ["XDG_RUNTIME_DIR"], "logagg")
     with Fleet(
         path, workers=1, count=1500, rate=1000, options={"overflow": overflow},
         env={"LOGAGG_FAILPOINT": "after_read:kill"},
     ) as fleet:  # fmt: skip
+        fleet.progress(300)
+        aside = door.rename(door.with_name("aside"))
+        door.touch()  # no place for a socket
         (err,) = fleet.join()
+    door.unlink()
+    aside.rename(door)
 
     told = int(re.search(r"confirmed: (\d+) were dropped", err)[1])
     assert fleet.judge(settle=None).spooled == 1500 - told

@@ -2,13 +2,15 @@
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import support
-from harness import Fleet, jailed, plugin_path
+from harness import Fleet, fresh_record, jailed, plugin_path
 from harness.jail import possible, read_only, small_disk
 from support import (
     BASIC,
@@ -245,6 +247,28 @@ def test_a_socket_directory_that_cannot_be_written_costs_nothing(tmp_path):
         assert err.count("\n") <= 3
 
 
+def test_records_are_kept_for_the_file_when_the_socket_directory_goes_away(
+    tmp_path, monkeypatch
+):
+    """As at a logout: the consumer ends, no other can start; the next start has all."""
+    path = tmp_path / "app.log"
+    runtime = Path(os.environ["XDG_RUNTIME_DIR"])
+    with Fleet(path, workers=1, count=1500, rate=1000) as fleet:
+        fleet.progress(300)
+        shutil.rmtree(runtime)
+        os.kill(support.consumer(), signal.SIGKILL)
+        (err,) = fleet.join()
+    assert "records are spooled" in err
+
+    other = runtime.with_name("other")
+    other.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(other))
+    fresh_record(path)
+    wait_until(lambda: not support.spool_files(), what="an empty spool")
+    fleet.judge().require()
+    runtime.mkdir(mode=0o700)
+
+
 @needs_jail
 def test_when_nothing_can_be_written_records_are_dropped_counted_and_told(tmp_path):
     """Neither socket nor spool: no exception, no delay, one line with the count."""
@@ -358,6 +382,7 @@ def test_a_file_size_limit_is_survived(tmp_path):
         BASIC
         + """
 import resource
+import shutil
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
 for n in range(3000):
     log.info("x" * 50, extra={"who": "w", "n": n})

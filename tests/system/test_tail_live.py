@@ -33,15 +33,10 @@ for line in sys.stdin:
 
 
 @pytest.fixture
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A runtime directory of the test's own, so that no other consumer is met."""
-    path = tmp_path / "run"
-    path.mkdir(0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(path))
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.delenv("LOGAGG_SOCKET", raising=False)
+def runtime(isolated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The test's own runtime directory, in which no other consumer is met."""
     monkeypatch.chdir(tmp_path)
-    return path
+    return isolated / "r"
 
 
 class Process:

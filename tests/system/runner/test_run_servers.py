@@ -339,7 +339,7 @@ def test_uvloop_is_never_a_silent_hang(web: Any, tools: Any, seen: str) -> None:
 
     tools.until(answers, 20, "an answer")
     assert all(answers() for _ in range(10))
-    assert [m for m in web.messages() if "uvloop" in m and "kernel" in m]
+    tools.until(lambda: [m for m in web.messages() if "uvloop" in m and "kernel" in m])
     assert web.stop() == -signal.SIGTERM
 
 
