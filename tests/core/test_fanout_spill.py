@@ -176,10 +176,9 @@ def test_disk_room_is_given_back_while_it_is_used(
 def test_a_disk_that_refuses_is_no_exception(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing can be made, `append` says no."""
     monkeypatch.setenv("XDG_STATE_HOME", "/dev/null/x")
-    monkeypatch.setenv("XDG_RUNTIME_DIR", "/dev/null/x")
-    monkeypatch.setattr(
-        "logagg.address.spool_dirs", lambda _: ("/dev/null/a", "/dev/null/b")
-    )
+    runtime = Path(os.environ["XDG_RUNTIME_DIR"], "logagg")
+    runtime.touch()
 
     assert not Spill("target", LIMIT).append(batch_of(1))
     assert not Spill("", LIMIT).append(batch_of(1))
+    runtime.unlink()
