@@ -103,6 +103,7 @@ def test_a_stopped_worker_holds_up_nobody_else(tmp_path):
         Fleet(path, workers=2, count=10**9, rate=1000) as fleet,
     ):
         big.progress(2)
+        wait_until(path.exists, what="the file")
         with stopped(big.processes[0].pid):
             fleet.progress(500)
             size = path.stat().st_size

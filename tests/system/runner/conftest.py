@@ -21,6 +21,33 @@ import pytest
 
 LOGAGG = [sys.executable, "-c", "from logagg.cli import main; main()"]
 
+ASGI = """
+    import os
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            while True:
+                message = await receive()
+                await send({"type": message["type"] + ".complete"})
+                if message["type"] == "lifespan.shutdown":
+                    return
+        body = b""
+        more = True
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        if scope["path"] == "/slow":
+            import asyncio
+            print("slow begins", flush=True)
+            await asyncio.sleep(3)
+        slot = os.environ["LOGAGG_SLOT"]
+        text = f"{slot} {os.getpid()} {len(body)}".encode()
+        await send({"type": "http.response.start", "status": 200,
+                    "headers": [(b"content-length", str(len(text)).encode())]})
+        await send({"type": "http.response.body", "body": text})
+"""
+"""An app for uvicorn and the like: it answers its slot, its pid, the body's length."""
+
 
 def until(condition: Callable[[], Any], timeout: float = 15.0, what: str = "") -> Any:
     """Wait until the condition gives something true, and return that."""
@@ -253,4 +280,5 @@ def tools() -> Any:
         alive=alive,
         logagg=LOGAGG,
         Load=Load,
+        ASGI=ASGI,
     )

@@ -11,20 +11,6 @@ import pytest
 pytest.importorskip("granian")
 pytestmark = pytest.mark.slow  # many real processes, some seconds each
 
-WEB = """
-    import os
-    async def app(scope, receive, send):
-        if scope["type"] == "lifespan":
-            while True:
-                message = await receive()
-                await send({"type": message["type"] + ".complete"})
-                if message["type"] == "lifespan.shutdown":
-                    return
-        text = os.environ["LOGAGG_SLOT"].encode()
-        await send({"type": "http.response.start", "status": 200,
-                    "headers": [(b"content-length", str(len(text)).encode())]})
-        await send({"type": "http.response.body", "body": text})
-"""
 OWN = """
     import sys
     from granian import Granian
@@ -35,9 +21,9 @@ OWN = """
 
 
 @pytest.fixture
-def web(run: Any) -> Any:
+def web(run: Any, tools: Any) -> Any:
     """A run whose directory has the app."""
-    run.write("web.py", WEB)
+    run.write("web.py", tools.ASGI)
     run.write("own.py", OWN)
     run.env["PYTHONPATH"] = str(run.directory)
     return run
@@ -53,7 +39,7 @@ def _serves_and_stops(web: Any, tools: Any, port: int) -> None:
     seen: set[str] = set()
 
     def both() -> bool:
-        seen.add(tools.get(port))
+        seen.add(tools.get(port).split()[0])
         return seen == {"1", "2"}
 
     tools.until(both, 10)

@@ -13,19 +13,6 @@ import pytest
 
 pytestmark = pytest.mark.slow  # many real processes, some seconds each
 
-WEB = """
-    import os
-    async def app(scope, receive, send):
-        if scope["type"] == "lifespan":
-            while True:
-                message = await receive()
-                await send({"type": message["type"] + ".complete"})
-        text = str(os.getpid()).encode()
-        await send({"type": "http.response.start", "status": 200,
-                    "headers": [(b"content-length", str(len(text)).encode())]})
-        await send({"type": "http.response.body", "body": text})
-"""
-
 
 @pytest.mark.parametrize("policy", ["kernel", "rr"])
 def test_a_worker_is_replaced_after_its_connections(
@@ -33,7 +20,7 @@ def test_a_worker_is_replaced_after_its_connections(
 ) -> None:
     """`--max-connections 50` under load: the fresh one is ready first, no request fails."""
     port = tools.free_port()
-    run.write("web.py", WEB)
+    run.write("web.py", tools.ASGI)
     run.env["PYTHONPATH"] = str(run.directory)
     words = ["-m", "uvicorn", "web:app", "--port", port, "--loop", "asyncio"]
     run.start("-w", 2, "--policy", policy, "--max-connections", 50, *words)
@@ -58,7 +45,7 @@ def test_a_worker_is_replaced_after_its_connections(
 def test_a_small_number_of_connections_is_exact(run: Any, tools: Any) -> None:
     """`--max-connections 8`: the seventh changes nothing, the eighth is the last one."""
     port = tools.free_port()
-    run.write("web.py", WEB)
+    run.write("web.py", tools.ASGI)
     run.env["PYTHONPATH"] = str(run.directory)
     words = ["-m", "uvicorn", "web:app", "--port", port, "--loop", "asyncio"]
     run.start("-w", 1, "--max-connections", 8, *words)
@@ -81,7 +68,7 @@ def test_connections_that_are_not_counted_are_said_to_be_so(
     """uvloop accepts in C: one line for each worker says that the limit does nothing."""
     pytest.importorskip("uvloop")
     port = tools.free_port()
-    run.write("web.py", WEB)
+    run.write("web.py", tools.ASGI)
     run.env["PYTHONPATH"] = str(run.directory)
     words = ["-m", "uvicorn", "web:app", "--port", port, "--loop", "uvloop"]
     run.start("-w", 2, "--max-connections", 50, *words)

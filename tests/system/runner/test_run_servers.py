@@ -14,31 +14,6 @@ import pytest
 
 pytestmark = pytest.mark.slow  # many real processes, some seconds each
 
-ASGI = """
-    import os
-    async def app(scope, receive, send):
-        if scope["type"] == "lifespan":
-            while True:
-                message = await receive()
-                await send({"type": message["type"] + ".complete"})
-                if message["type"] == "lifespan.shutdown":
-                    return
-        body = b""
-        more = True
-        while more:
-            message = await receive()
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-        if scope["path"] == "/slow":
-            import asyncio
-            print("slow begins", flush=True)
-            await asyncio.sleep(3)
-        slot = os.environ["LOGAGG_SLOT"]
-        text = f"{slot} {os.getpid()} {len(body)}".encode()
-        await send({"type": "http.response.start", "status": 200,
-                    "headers": [(b"content-length", str(len(text)).encode())]})
-        await send({"type": "http.response.body", "body": text})
-"""
 WSGI = """
     import os
     def app(environ, start_response):
@@ -72,9 +47,9 @@ SERVERS = {
 
 
 @pytest.fixture
-def web(run: Any) -> Any:
+def web(run: Any, tools: Any) -> Any:
     """A run whose directory has the three apps."""
-    run.write("web.py", ASGI)
+    run.write("web.py", tools.ASGI)
     run.write("wsgi.py", WSGI)
     run.write("server.py", HTTP)
     run.env["PYTHONPATH"] = str(run.directory)

@@ -13,24 +13,6 @@ import pytest
 
 pytestmark = pytest.mark.slow  # many real processes, some seconds each
 
-APP = """
-    import os
-    async def app(scope, receive, send):
-        if scope["type"] == "lifespan":
-            while True:
-                message = await receive()
-                await send({"type": message["type"] + ".complete"})
-        size, more = 0, True
-        while more:
-            message = await receive()
-            size += len(message.get("body", b""))
-            more = message.get("more_body", False)
-        text = f"{os.environ['LOGAGG_SLOT']} {size}".encode()
-        await send({"type": "http.response.start", "status": 200,
-                    "headers": [(b"content-length", str(len(text)).encode())]})
-        await send({"type": "http.response.body", "body": text})
-"""
-
 
 def _post(port: int, key: str, identity: str, *, pieces: bool = False) -> str:
     """POST 5 KB on a connection of its own; the answering slot."""
@@ -54,7 +36,7 @@ def _post(port: int, key: str, identity: str, *, pieces: bool = False) -> str:
         answer = b""
         while chunk := sock.recv(65536):
             answer += chunk
-    slot, size = answer.rpartition(b"\r\n\r\n")[2].decode().split()
+    slot, _, size = answer.rpartition(b"\r\n\r\n")[2].decode().split()
     assert size == "5000", answer
     return slot
 
@@ -68,7 +50,7 @@ def test_each_client_stays_with_one_worker(
 ) -> None:
     """6 ids × 6 POSTs with bodies, heads in pieces too; a dead worker's ids move, alone."""
     port = tools.free_port()
-    run.write("web.py", APP)
+    run.write("web.py", tools.ASGI)
     run.env["PYTHONPATH"] = str(run.directory)
     bind = ["--bind", f"127.0.0.1:{port}", "--sticky", option, "--max-rss", "2G"]
     run.start("-w", 4, *bind, "-m", "uvicorn", "web:app", "--port", port)
@@ -103,7 +85,7 @@ def test_sticky_by_address_keeps_all_of_one_address_together(
 ) -> None:
     """`--sticky ip`: one address, one worker; another may have another."""
     port = tools.free_port()
-    run.write("web.py", APP)
+    run.write("web.py", tools.ASGI)
     run.env["PYTHONPATH"] = str(run.directory)
     bind = ["--bind", f"0.0.0.0:{port}", "--sticky", "ip"]
     run.start(
@@ -133,7 +115,7 @@ def test_sticky_by_address_keeps_all_of_one_address_together(
 def test_a_silent_client_is_given_away_after_the_deadline(run: Any, tools: Any) -> None:
     """Who sends nothing takes its turn after about a second, and is served then."""
     port = tools.free_port()
-    run.write("web.py", APP)
+    run.write("web.py", tools.ASGI)
     run.env["PYTHONPATH"] = str(run.directory)
     bind = ["--bind", f"127.0.0.1:{port}", "--sticky", "cookie:sid"]
     run.start("-w", 2, *bind, "-m", "uvicorn", "web:app", "--port", port)
@@ -156,7 +138,7 @@ def test_a_silent_client_is_given_away_after_the_deadline(run: Any, tools: Any) 
 def test_a_callback_chooses(run: Any, tools: Any) -> None:
     """`Cluster(choose=…)` sees the open slots and the head, and names the slot."""
     port = tools.free_port()
-    run.write("web.py", APP)
+    run.write("web.py", tools.ASGI)
     run.env["PYTHONPATH"] = str(run.directory)
     run.write(
         "main.py",
