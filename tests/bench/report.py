@@ -33,7 +33,8 @@ def facts(folder: str | None) -> dict[str, Any]:
     for program, flag in (("node", "--version"), ("rsyslogd", "-v")):
         if shutil.which(program):
             done = subprocess.run([program, flag], capture_output=True, check=False)
-            versions[program] = done.stdout.decode().split(",")[0].strip()
+            first = done.stdout.decode().splitlines()[0].removeprefix(program)
+            versions[program] = first.partition("(")[0].strip()
     cpu = next(
         (
             line.partition(":")[2].strip()
