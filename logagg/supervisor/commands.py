@@ -128,6 +128,8 @@ def run(program: tuple[str, ...], **options: Any) -> None:
     options, words = _own_options_after(program, options)
     if options.get("sinks") == configured:  # else the command line decides
         options["reread"] = reader(click.get_current_context(), "sinks")
+    if options.get("workers") == "0":
+        raise ConfigError("workers: 0 would run nothing; give a number or max")
     if options.get("watch"):
         from logagg.supervisor.watch import check
 

@@ -318,3 +318,17 @@ def test_a_sink_that_cannot_work_is_refused(run: Any, sink: str, part: str) -> N
     assert part in run.err
     assert len(run.err.strip().splitlines()) == 1
     assert "ran" not in run.out
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "two", "1.5", ""])
+def test_a_number_of_workers_that_makes_no_sense_is_refused(
+    run: Any, count: str
+) -> None:
+    """One line names it, status 2."""
+    run.write("app.py", "print('ran')")
+
+    assert run.start("-w", count, "app.py").wait() == 2
+
+    (line,) = run.err.strip().splitlines()
+    assert "workers" in line
+    assert "number" in line or "less than 0" in line
