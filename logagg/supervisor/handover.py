@@ -157,6 +157,8 @@ class Handover:
         if lane is None:
             return
         lane.closing = True
+        if lane in self._turns:  # before anything can be given to it
+            self._turns.remove(lane)
         self._loop.remove_reader(lane.ours.fileno())
         try:
             self._lane_readable(lane)  # an acknowledgement may be among its last words
