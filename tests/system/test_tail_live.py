@@ -211,13 +211,16 @@ def test_a_killed_consumer_is_survived_without_loss_or_repeat(
         for number in range(10):
             log(app, number)
         with tailing("-n", "all") as viewer:
+            # The past may be read from the file before the consumer has answered.
+            viewer.read_until(lambda: b"-- following run" in viewer.notes)
             viewer.read_until(lambda: 9 in viewer.numbers())
             os.kill(consumer_pid(runtime), signal.SIGKILL)
             viewer.read_until(lambda: b"-- the consumer went away" in viewer.notes)
             last = 10
             deadline = time.monotonic() + 20
             while b"-- reconnected to new run" not in viewer.notes:
-                assert time.monotonic() < deadline
+                assert viewer.process.poll() is None, viewer.notes
+                assert time.monotonic() < deadline, viewer.notes
                 log(app, last)
                 last += 1
                 with contextlib.suppress(AssertionError):
