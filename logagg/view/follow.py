@@ -32,6 +32,7 @@ from logagg.view import files
 from logagg.view.files import Select, Series
 
 _LINGER = 10.0  # seconds to go on looking at a file that was renamed
+_TRIES = 20
 _PATIENCE = 2.0  # seconds that a name may lead nowhere before we say so
 
 Note = Callable[[str], None]
@@ -161,7 +162,7 @@ class Follower:
         except OSError:
             return  # gone again; the next poll looks for it
         if before is not None:
-            self._read_between(found, before, os.fstat(stream.fileno()))
+            self._read_between(found, before, stream)
         self._file, self._place, self._carry = stream, 0, b""
         self._head = files.head_of(stream)
         self._read(found)
@@ -170,27 +171,56 @@ class Follower:
         self,
         found: list[bytes],
         before: tuple[IO[bytes], bytes],
-        current: os.stat_result,
+        current: IO[bytes],
     ) -> None:
+        for _ in range(_TRIES):
+            younger, steady = self._younger(before)
+            if steady:
+                break
+            for stream, _ in younger:
+                stream.close()
+        begins = files.head_of(current)
+        for stream, path in younger:
+            if _is(stream, path, current, begins):
+                break  # rotated again since: what is younger comes after it
+            for data in files.forward(files.unpacked(stream, path)):
+                found += self._select(data)
+        for stream, _ in younger:
+            stream.close()
+
+    def _younger(
+        self, before: tuple[IO[bytes], bytes]
+    ) -> tuple[list[tuple[IO[bytes], str]], bool]:
+        """The rotated files that are younger than one, opened, oldest first.
+
+        Names move while they are looked at, so a file could be met under two of them,
+        or under none: the second value says that none has moved meanwhile.
+        """
         old, head = before
-        ours = os.fstat(old.fileno())
-        seen: list[tuple[str, os.stat_result, bytes]] = []
-        for path in files.rotated(self.path):
-            with contextlib.suppress(OSError, EOFError), open(path, "rb") as stream:
+        names = files.rotated(self.path)
+        opened: list[tuple[IO[bytes], str]] = []
+        looked: list[tuple[str, os.stat_result]] = []
+        known = steady = False
+        try:
+            for path in reversed(names):
+                stream: IO[bytes] = open(path, "rb")  # noqa: SIM115 - the caller closes
+                opened.append((stream, path))
                 status = os.fstat(stream.fileno())
-                first = files.unpacked(stream, path).read(files.HEAD_BYTES)
-                seen.append((path, status, first))
-        places = [i for i, (_, s, _) in enumerate(seen) if _same(s, ours)] or [
-            i for i, (_, _, first) in enumerate(seen) if head and first.startswith(head)
-        ]
-        if not places:
-            return  # it was moved elsewhere or deleted: nothing is known
-        for path, status, _ in seen[places[-1] + 1 :]:
-            if _same(status, current):
-                return  # rotated again since: what is younger comes after it
-            with contextlib.suppress(OSError), open(path, "rb") as stream:
-                for data in files.forward(files.unpacked(stream, path)):
-                    found += self._select(data)
+                looked.append((path, status))
+                known = _is(stream, path, old, head)
+                if known:
+                    opened.pop()[0].close()
+                    break
+            steady = files.rotated(self.path) == names and all(
+                _same(os.stat(path), status) for path, status in looked
+            )
+        except OSError:
+            pass
+        if not known:  # it was moved elsewhere or deleted: nothing is known
+            for stream, _ in opened:
+                stream.close()
+            return [], steady
+        return opened[::-1], steady
 
     def _tell_missing(self, missing: bool) -> None:
         now = self._clock()
@@ -203,6 +233,20 @@ class Follower:
         elif not self._told and now - self._missing_since >= _PATIENCE:
             self._note(f"waiting for {self.path}")
             self._told = True
+
+
+def _is(stream: IO[bytes], path: str, other: IO[bytes], head: bytes) -> bool:
+    """Whether a rotated file is another that we hold, or its compressed copy."""
+    if _same(os.fstat(stream.fileno()), os.fstat(other.fileno())):
+        return True
+    if not files.is_packed(stream):
+        return False
+    with open(f"/proc/self/fd/{stream.fileno()}", "rb") as again:
+        try:
+            first = files.unpacked(again, path).read(len(head))
+        except (OSError, EOFError):
+            return False
+    return bool(head) and bool(first == head)
 
 
 def _same(one: os.stat_result, other: os.stat_result) -> bool:

@@ -49,7 +49,7 @@ def test_the_death_of_a_worker_and_then_of_the_consumer_loses_nothing(
         fleet.progress(300)
         wait_until(have(path, 1))
         fleet.kill(0)
-        wait_until(lambda: b'"event":"worker_exit"' in path.read_bytes(), what="news")
+        wait_until(lambda: b'"event":"worker_exit"' in path.read_bytes(), 40, "news")
         kill_consumer()
         fleet.progress(300)
         grown(path)
@@ -95,7 +95,7 @@ def test_drops_are_told_once_although_the_consumer_dies(tmp_path):
             wait_until(have(path, 1))
             with support.stopped(support.consumer()):
                 fleet.progress(12_000)
-            wait_until(lambda: b'"event":"dropped"' in path.read_bytes(), what="news")
+            wait_until(lambda: b'"event":"dropped"' in path.read_bytes(), 40, "news")
             kill_consumer()
             grown(path)
         fleet.stop()

@@ -58,6 +58,7 @@ def test_two_unrelated_processes_share_one_consumer_and_one_file(tmp_path):
         running(code, path, "b", 500, stdin=subprocess.PIPE) as two,
     ):
         assert one.stdout.readline() == two.stdout.readline() == "logged\n"
+        wait_until(consumers, what="a consumer")
         assert len(consumers()) == 1
         one.stdin.close()
         two.stdin.close()
