@@ -140,13 +140,19 @@ class Names:
         else:
             pattern = rf"{plain}\.()([1-9]\d{{0,8}}){end}"
         self._pattern = re.compile(pattern, re.ASCII)
+        own = self._pattern.fullmatch(base) if family else None
+        self._day = own[1] if own else ""
 
     def backups(self, names: Iterable[str]) -> list[Backup]:
-        """The rotated pieces among the names, the oldest first."""
+        """The rotated pieces among the names, the oldest first.
+
+        For a name with a date in it those of younger days are none of them: the next
+        day's file may be in use when this one is still looked after.
+        """
         found: dict[tuple[str, int], list[str]] = {}
         for name in names:
             match = self._pattern.fullmatch(name)
-            if match and name != self.base:
+            if match and name != self.base and (match[1] <= self._day or not self._day):
                 number = int(match[2] or 0)
                 order = (match[1], number if self._dated else -number)
                 found.setdefault(order, []).append(name)

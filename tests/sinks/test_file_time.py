@@ -16,6 +16,7 @@ from freezegun import freeze_time
 from logagg.errors import ConfigError
 from logagg.sinks import FileSink, build
 from logagg.testing import FakeClock, make_batch
+from logagg_sinks._rotation import Names
 
 NOON = 1_795_608_000.0  # 2026-11-25T12:00:00Z, a Wednesday
 HOUR = 3600
@@ -175,6 +176,20 @@ def test_a_date_in_the_name_makes_a_file_a_day(tmp_path):
         "app-2026-11-26.log": [1],
         "app-2026-11-27.log": [2, 3],
     }
+
+
+def test_the_next_day_is_no_piece_of_the_day_before():
+    """Looked after late, the file of a day neither removes nor packs that of the next."""
+    family = r"app\-(\d{4}-\d\d-\d\d)\.log"
+    present = ["app-2026-11-24.log.gz", "app-2026-11-25.log", "app-2026-11-25.log.1"]
+    younger = ["app-2026-11-26.log", "app-2026-11-27.log", "app-2026-11-27.log.1.gz"]
+
+    found = Names("app-2026-11-25.log", family=family).backups(present + younger)
+
+    assert [backup.names for backup in found] == [
+        ("app-2026-11-24.log.gz",),
+        ("app-2026-11-25.log.1",),
+    ]
 
 
 def test_old_files_go_by_age(tmp_path):
