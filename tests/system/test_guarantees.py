@@ -47,7 +47,7 @@ def test_the_death_of_a_worker_and_then_of_the_consumer_loses_nothing(
         count=10**9, rate=1000, options={"overflow": overflow},
     ) as fleet:  # fmt: skip
         fleet.progress(300)
-        wait_until(have(path, 1))
+        wait_until(lambda: path.exists() and numbers(path, "r0"), what="its records")
         fleet.kill(0)
         wait_until(lambda: b'"event":"worker_exit"' in path.read_bytes(), 40, "news")
         kill_consumer()
