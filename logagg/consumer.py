@@ -152,12 +152,13 @@ class Consumer:
         return 1 if left else 0
 
     async def _metrics(self) -> Callable[[], Awaitable[None]] | None:
-        listener, address = self._endpoint
-        if listener is None and not address:
+        """Begin to answer where metrics are wanted; return what ends it."""
+        listener, place = self._endpoint
+        if listener is None and not place:
             return None
         from logagg.metrics import start
 
-        return await start(listener, address, self.status, self.report.event)
+        return await start(listener, place, self.status, self.report.event)
 
     async def _serve(self) -> None:
         last_use = clock_gettime(CLOCK_MONOTONIC)

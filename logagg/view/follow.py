@@ -32,7 +32,7 @@ from logagg.view import files
 from logagg.view.files import Select, Series
 
 _LINGER = 10.0  # seconds to go on looking at a file that was renamed
-_TRIES = 20
+_TRIES = 20  # looks at names that go on moving; then what was seen last must do
 _PATIENCE = 2.0  # seconds that a name may lead nowhere before we say so
 
 Note = Callable[[str], None]
@@ -173,18 +173,20 @@ class Follower:
         before: tuple[IO[bytes], bytes],
         current: IO[bytes],
     ) -> None:
+        younger, steady = self._younger(before)
         for _ in range(_TRIES):
-            younger, steady = self._younger(before)
             if steady:
                 break
             for stream, _ in younger:
                 stream.close()
+            younger, steady = self._younger(before)
         begins = files.head_of(current)
         for stream, path in younger:
             if _is(stream, path, current, begins):
                 break  # rotated again since: what is younger comes after it
-            for data in files.forward(files.unpacked(stream, path)):
-                found += self._select(data)
+            with contextlib.suppress(OSError):
+                for data in files.forward(files.unpacked(stream, path)):
+                    found += self._select(data)
         for stream, _ in younger:
             stream.close()
 
@@ -203,7 +205,10 @@ class Follower:
         known = steady = False
         try:
             for path in reversed(names):
-                stream: IO[bytes] = open(path, "rb")  # noqa: SIM115 - the caller closes
+                try:
+                    stream: IO[bytes] = open(path, "rb")  # noqa: SIM115 - see the caller
+                except (IsADirectoryError, PermissionError):
+                    continue  # not for us, however often we look
                 opened.append((stream, path))
                 status = os.fstat(stream.fileno())
                 looked.append((path, status))
@@ -215,7 +220,7 @@ class Follower:
                 _same(os.stat(path), status) for path, status in looked
             )
         except OSError:
-            pass
+            pass  # it has moved
         if not known:  # it was moved elsewhere or deleted: nothing is known
             for stream, _ in opened:
                 stream.close()

@@ -62,3 +62,44 @@ def test_files_that_move_on_while_they_are_looked_at_come_once(
     follower.close()
 
     assert found == [b"line %d" % n for n in range(count)]
+
+
+@pytest.mark.parametrize("odd", ["a directory", "names that never stand still"])
+def test_what_cannot_be_read_among_the_rotated_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: str
+) -> None:
+    """Following goes on, and the lines that can be read come."""
+    log = tmp_path / "app.log"
+    log.write_bytes(b"line 0\n")
+    series = files.open_series(str(log), follow=True)
+    series.end = 0
+    select: Any = lambda data: data.splitlines()  # noqa: E731
+    follower = follow.Follower(series, select, print)
+    found = follower.poll()
+    for number in (1, 2):
+        rotate(log)
+        log.write_bytes(b"line %d\n" % number)
+
+    real = follow._is
+
+    def moving(*arguments: Any) -> bool:
+        if "still" in odd:
+            rotate(log)
+        return real(*arguments)
+
+    if "still" not in odd:
+        log.with_name("app.log.2").rename(log.with_name("app.log.3"))
+        log.with_name("app.log.1").rename(log.with_name("app.log.2"))
+        log.with_name("app.log.1").mkdir()
+    monkeypatch.setattr(follow, "_is", moving)
+    for _ in range(2):
+        found += follower.poll()
+    monkeypatch.undo()
+    log.write_bytes(b"line 3\n")
+    found += follower.poll()
+    follower.close()
+
+    assert found[0] == b"line 0"
+    assert found[-1] == b"line 3"
+    if odd == "a directory":
+        assert found == [b"line 0", b"line 1", b"line 2", b"line 3"]
