@@ -218,8 +218,10 @@ class Attachment(Link):
         control = self._control
         if control is None or not self._direct or self._flushed >= target:
             return None
-        if asked is not control and control.tell({"flush": target}):
-            asked = control
+        if asked is not control:
+            self._tell_drops(control)  # else their holes look like losses
+            if control.tell({"flush": target}):
+                asked = control
         return asked
 
     def close(self, timeout: float) -> bool:

@@ -110,6 +110,7 @@ class Worker:
         bytes_taken: How much the last read took from the pipe.
         gone: Whether its pipe has ended.
         taken: Spool segments whose files must be removed when they are safe.
+        settled_drops: Drops before the seq that a consumer before us acknowledged.
         told_dropped: Drops of which a consumer before us has told in the stream.
     """
 
@@ -137,10 +138,12 @@ class Worker:
         self.sequence = Sequence(self.safe + 1)
         self.segments: list[Segment] = []
         self.reported_dropped = number(hello.get("dropped", 0))
+        self.settled_drops = number(hello.get("settled", 0))
         self.told_dropped = number(hello.get("told", 0))
         self.marks: list[tuple[bytes, int]] = []
         self.flush_to = 0
         self.goodbye = False
+        self._last_seq = 0
         self.heard_end = False
         self.bytes_read = 0
         self.bytes_taken = 0
@@ -306,6 +309,7 @@ class Worker:
             self.sequence.torn.add(number(message["torn"]))
         if "bye" in message:
             self.goodbye = True
+            self._last_seq = number(message["bye"])
         if "segment" in message:
             self.add_segment(message)
 
@@ -394,17 +398,24 @@ class Worker:
     def losses(self) -> dict[str, int]:
         """The counters of what went wrong."""
         sequence = self.sequence
+        # A dropped record leaves a hole in the seqs too; it is counted once.
+        explained = self.reported_dropped - self.settled_drops
         return {
             "records": sequence.admitted,
-            # A dropped record leaves a hole in the seqs too; it is counted once.
-            "lost": max(sequence.lost - self.reported_dropped, 0),
+            "lost": max(sequence.lost - explained, 0),
             "dropped": self.reported_dropped,
             "damaged": sequence.damaged,
             "duplicates": sequence.duplicates,
         }
 
     def depart(self) -> None:
-        """Let go of the pipe; records that are not safe yet still are our business."""
+        """Let go of the pipe; records that are not safe yet still are our business.
+
+        What it said it had logged and is not here will not come any more.
+        """
+        if self.sequence.expected <= self._last_seq:
+            self.sequence.skip_to(self._last_seq + 1)
+            self.marks.append((b"", self._last_seq))
         if self.pipe >= 0:
             os.close(self.pipe)
             self.pipe = -1

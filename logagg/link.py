@@ -100,6 +100,7 @@ class Link:
         self._stream = f"{pid}-{clock_gettime_ns(CLOCK_MONOTONIC):x}"
         self._offset = 0
         self._switch: tuple[int, int] | None = None  # from when on, which offset
+        self._holes: list[list[int]] = []  # first and last seq of drops, unsettled
         self._told_dropped = 0  # to the consumer
         self._shown_dropped = 0  # by a consumer, in records that are safe
         self._complain_at = 0
@@ -184,7 +185,23 @@ class Link:
 
     def _drop(self, why: str) -> None:
         self.dropped += 1
+        if self._holes and self._holes[-1][1] == self.seq - 1:
+            self._holes[-1][1] = self.seq
+        else:
+            self._holes.append([self.seq, self.seq])
         self._complain(f"{self.dropped} records dropped so far: {why}")
+
+    def _tell_drops(self, control: Control) -> None:
+        dropped = self.dropped
+        if dropped != self._told_dropped and control.tell({"dropped": dropped}):
+            self._told_dropped = dropped
+
+    def _settled(self) -> int:
+        """How many drops stand before what is acknowledged: a new consumer, who begins
+        to count seqs there, does not see their holes."""
+        begin = self._acknowledged + 1
+        open_ = sum(last + 1 - max(first, begin) for first, last in self._holes)
+        return self.dropped - open_
 
     def _complain(self, text: str) -> None:
         """Tell the user on stderr, the last resort, at most once in 10 seconds."""
@@ -210,9 +227,7 @@ class Link:
         if not self._hear():
             self._lost()
             return
-        dropped = self.dropped
-        if dropped != self._told_dropped and self._control.tell({"dropped": dropped}):
-            self._told_dropped = dropped
+        self._tell_drops(self._control)
         if self._older.size_bytes > KEEP_BYTES and self._direct:
             self._await_acknowledgement()
 
@@ -261,6 +276,8 @@ class Link:
             self._acknowledged = message["ack"]
             self._failures = 0  # it not only came up, it did its work
             self._older.acknowledge(self._acknowledged)
+            while self._holes and self._holes[0][1] <= self._acknowledged:
+                del self._holes[0]
             if self._parking is not None:
                 self._parking.acknowledge(self._acknowledged)
         if "told" in message:
@@ -329,6 +346,7 @@ class Link:
             "sinks": self._sinks,
             "acknowledged": self._acknowledged,
             "dropped": self.dropped,
+            "settled": self._settled(),
             "told": self._shown_dropped,
             "torn": self._torn,
             "again": self._handed > 0,

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from support import wire_line
 
 from logagg import intake, wire
+from logagg.attach import Attachment, Overflow
 from logagg.intake import Ended, Worker
 from logagg.sequence import Sequence
 
@@ -363,3 +364,132 @@ def test_a_flush_behind_dropped_records_counts_them_as_lost(rig):
     assert seqs(found) == [1]
     assert scene.worker.sequence.expected == 4
     assert scene.worker.sequence.lost == 2
+
+
+def test_what_a_worker_said_it_had_logged_and_never_came_is_lost(rig):
+    """Behind the last line that came, only its goodbye tells that there was more."""
+    scene = rig()
+    scene.write([1, 2])
+    scene.control.send(orjson.dumps({"bye": 5, "dropped": 1}))
+    scene.hang_up()
+
+    found = scene.read()
+    scene.worker.depart()
+
+    assert seqs(found) == [1, 2]
+    losses = scene.worker.losses()
+    assert (losses["dropped"], losses["lost"]) == (1, 2)
+    assert scene.worker.released(b"~") == 5, "its last promise is not kept for ever"
+
+
+# ---- drops, told apart from losses, when consumers follow one another --------------
+
+
+class Stage:
+    """A worker's attachment, and consumers that the test lets follow one another."""
+
+    def __init__(self, folder):
+        path = os.path.join(folder, "socket")
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener.bind(path)
+        self._listener.listen()
+        self._folder = folder
+        self.attachment = Attachment(path, [], elect=False)
+        self.attachment.overflow = Overflow.DROP_NEW
+
+    def log(self, size=10):
+        self.attachment.send("info", b'"message":"%b"}' % (b"m" * size))
+
+    def drop(self, count):
+        """Fill the pipe with records, until so many more were dropped."""
+        wanted = self.attachment.dropped + count
+        while self.attachment.dropped < wanted:
+            self.log(3000)  # small enough to go into the pipe whole or not at all
+
+    def consumer(self):
+        """The next consumer, behind the worker's hello."""
+        connection, _ = self._listener.accept()
+        packet, fds, *_ = socket.recv_fds(connection, 1 << 16, 8)
+        hello = orjson.loads(packet)
+        worker = Worker(connection, fds[0], hello, os.getpid(), [self._folder])
+        if len(fds) > 3:
+            worker.add_kept(fds[3])
+        for each in fds[1:3]:
+            os.close(each)
+        return worker
+
+    def close(self):
+        self._listener.close()
+        self.attachment.close(0)
+
+
+@pytest.fixture
+def stage(tmp_path):
+    made = Stage(str(tmp_path))
+    with contextlib.closing(made):
+        yield made
+
+
+def test_drops_that_are_behind_hide_no_later_loss(stage):
+    """A new consumer counts from the acknowledged seq: drops before it have no hole."""
+    stage.log()
+    first = stage.consumer()
+    stage.drop(5)
+    read_all(first)
+    stage.log()
+    seen = seqs(read_all(first))
+    first.tell({"ack": seen[-1]})
+    first.close()
+    stage.attachment.flush(0)
+    second = stage.consumer()
+    stage.log()
+    stage.log()
+    os.read(second.pipe, 1 << 16)  # two records are lost, whatever the reason
+    stage.drop(3)
+    read_all(second)
+    stage.log()
+    read_all(second)
+    stage.attachment.flush(0)
+    second.hear()
+
+    losses = second.losses()
+    second.close()
+
+    assert (losses["dropped"], losses["lost"]) == (8, 2)
+
+
+@pytest.mark.parametrize(
+    ("acknowledged", "settled"), [("all", 5), ("half a hole more", 6), ("none", 0)]
+)
+def test_drops_are_no_losses_for_the_next_consumer_either(stage, acknowledged, settled):
+    """Their holes are before or behind what was acknowledged: neither counts twice."""
+    stage.log()
+    first = stage.consumer()
+    stage.drop(5)
+    read_all(first)
+    stage.log()
+    stage.drop(2)
+    seen = seqs(read_all(first))
+    if acknowledged != "none":
+        first.tell({"ack": seen[-1] + (acknowledged != "all")})
+    first.close()
+    stage.attachment.flush(0)
+    second = stage.consumer()
+    stage.log()
+    read_all(second)
+
+    losses = second.losses()
+    second.close()
+
+    assert (losses["dropped"], losses["lost"]) == (7, 0)
+    assert second.settled_drops == settled
+
+
+def read_all(worker):
+    """What a worker's ways have, until they are empty."""
+    found = []
+    while True:
+        lines, drained = worker.read(1 << 20)
+        found += lines
+        if drained and not worker.pending:
+            return found
