@@ -29,10 +29,10 @@ _TURNED = re.compile(r"-!?[A-Za-z_@][\w.@-]+(?:!=|!~|[<>]=?|=|~|\?$)")
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 
 TAIL_HELP = """\
-Usage: logagg tail [MATCH]... [OPTIONS]
+Usage: logagg tail [MATCH | FILE]... [OPTIONS]
 
 Show the log as it comes: all workers, in order. Ctrl-C stops the viewer only.
-Reads the running consumer, or --file PATH (rotated and compressed ones too), or -.
+Reads the running consumer, or FILE (rotated and compressed ones too), or - (stdin).
 
 MATCH  level>=warning  logger=app.db  status>=500  message~"time.?out"  worker=2
        -path=/health (not)   key? (is there)   !key?   key!=v   key!~re   a.b=nested
@@ -58,19 +58,19 @@ keys    Enter rule   Space pause   e errors only   c clear   q quit
 exit    0 ended, 1 nothing matched, 2 usage, 3 no consumer, 130 Ctrl-C
 
   logagg tail -l warning -g timeout          logagg tail 'status>=500' --json | jq .
-  logagg tail --file app.log -S 10m          kubectl logs x | logagg tail -
+  logagg tail app.log -S 10m                 kubectl logs x | logagg tail -
 """
 
 STATS_HELP = """\
-Usage: logagg stats [MATCH]... [OPTIONS]
+Usage: logagg stats [MATCH | FILE]... [OPTIONS]
 
 Count the log by level, worker, logger and message, with a histogram over time.
-Reads the file that the running consumer writes, or --file PATH, or - (stdin).
+Reads the file that the running consumer writes, or FILE, or - (stdin).
 
   --by FIELD         count this field instead (repeatable; a.b for nested ones)
   --top N            so many values of each (10)
   --json             one JSON object instead of tables
-  --file PATH        a log file, rotated ones included (repeatable)
+  --file PATH        the same as FILE, for a name that looks like a MATCH
   --socket PATH      the consumer to ask for its file   --config FILE
   -S, --since T      -U, --until T    -l, --level L    -w, --worker W
   --logger NAME      -g, --grep RE    -v, --exclude RE -i, --ignore-case  --fixed
@@ -78,7 +78,7 @@ Reads the file that the running consumer writes, or --file PATH, or - (stdin).
 
 MATCH as in `logagg tail --help`. Exit status: 0, or 1 when nothing matched.
 
-  logagg stats --file app.log -S today
+  logagg stats app.log -S today
   logagg stats --by status --by path 'logger=app.web' --json
 """
 
@@ -162,7 +162,8 @@ def _complete_match(
         *(f"level>={name}" for name in _LEVELS),
         "logger=", "worker=", "message~", "exception.type=", "exception?",
     ]  # fmt: skip
-    return [CompletionItem(hint) for hint in hints if hint.startswith(incomplete)]
+    found = [CompletionItem(hint) for hint in hints if hint.startswith(incomplete)]
+    return [*found, CompletionItem(incomplete, type="file")]
 
 
 def _filters(command: _Decorated) -> _Decorated:
@@ -195,19 +196,22 @@ def _choice(names: str | Sequence[str]) -> click.Choice[str]:
 def _filter(options: dict[str, Any]) -> tuple[Match, dict[str, Any]]:
     """The filter of the options, compiled and as a viewer's hello carries it.
 
-    Takes files named among the matches (`--file *.log` after the shell) and `-` out.
+    Takes files named among the matches, and `-`, out.
     """
     zone = dt.UTC if options["utc"] else None
     now = time.time_ns()
     since, until = options["since"], options["until"]
     files, terms = list(options["files"]), []
     for word in options["matches"]:
-        if word == "-" or (files and not _is_term(word) and os.path.isfile(word)):
-            files.append(word)
-        elif not _is_term(word) and os.path.isfile(word):
-            raise ConfigError(f"{word!r} is a file; to read it: --file {word}")
-        else:
+        if _is_term(word):
             terms.append(word)
+        elif word == "-" or os.path.isfile(word):
+            files.append(word)
+        else:
+            raise ConfigError(
+                f"{word!r} is neither a file nor a condition (KEY=VALUE, KEY>=NUMBER, "
+                f"KEY~REGEX, KEY?, each with ! or - for not); to find text: -g {word!r}"
+            )
     if "-" in files and len(files) > 1:
         raise ConfigError("- (standard input) cannot be read together with files")
     options["files"] = files

@@ -292,12 +292,22 @@ def test_help_fits_a_screen_and_names_every_option() -> None:
             ), (command.name, parameter.opts)
 
 
-def test_completion_knows_levels_and_match_beginnings() -> None:
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("logagg tail --level w", ["plain,warning"]),
+        ("logagg tail mess", ["plain,message~", "file,mess"]),
+        ("logagg stats app.l", ["file,app.l"]),
+    ],
+)
+def test_completion_knows_levels_matches_and_files(
+    typed: str, offered: list[str]
+) -> None:
     """The shell's completion offers what can be typed."""
     environment = os.environ | {
         "_LOGAGG_COMPLETE": "bash_complete",
-        "COMP_WORDS": "logagg tail --level w",
-        "COMP_CWORD": "3",
+        "COMP_WORDS": typed,
+        "COMP_CWORD": str(typed.count(" ")),
     }
     program = "from logagg.cli import main; main(prog_name='logagg')"
 
@@ -308,4 +318,4 @@ def test_completion_knows_levels_and_match_beginnings() -> None:
         check=True,
     )
 
-    assert done.stdout == b"plain,warning\n"
+    assert done.stdout.decode().splitlines() == offered
