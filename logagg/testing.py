@@ -55,20 +55,22 @@ def make_line(
     worker: str = "1",
     logger: str = "app",
     message: str = "hello",
+    base_ns: int = _START_NS,
     **extra: Any,
 ) -> bytes:
     """A wire line: JSON without its closing brace, its fields in their order.
 
     Args:
-        number: The record's `seq`; also its time, in milliseconds after the start.
+        number: The record's `seq`; also its time, in milliseconds after `base_ns`.
         level: Its level's name.
         worker: Its worker.
         logger: Its logger's name.
         message: Its message.
+        base_ns: Nanoseconds since the epoch; by default a fixed day of 2026.
         extra: Further fields.
     """
     record = {
-        "timestamp": stamp(_START_NS + number * 1_000_000),
+        "timestamp": stamp(base_ns + number * 1_000_000),
         "level": level,
         "worker": worker,
         "seq": number,
@@ -82,11 +84,13 @@ def make_line(
     return orjson.dumps(record)[:-1]
 
 
-def make_batch(lines: Iterable[bytes] | int = 1, *, start: int = 0) -> Batch:
+def make_batch(
+    lines: Iterable[bytes] | int = 1, *, start: int = 0, base_ns: int = _START_NS
+) -> Batch:
     """A batch of these wire lines, or of so many numbered records."""
     if isinstance(lines, int):
-        lines = [make_line(start + index) for index in range(lines)]
-    return Batch(list(lines), b',"received":"%s"}\n' % stamp(_START_NS).encode())
+        lines = [make_line(start + n, base_ns=base_ns) for n in range(lines)]
+    return Batch(list(lines), b',"received":"%s"}\n' % stamp(base_ns).encode())
 
 
 class MemorySink(Sink):
@@ -183,7 +187,8 @@ async def _check(
     before = asyncio.all_tasks()
     sent: list[int] = []
     for start, count in ((0, 1), (1, 500), (501, 3), (504, 0), (504, 40)):
-        batch = make_batch(count, start=start)
+        # Of now: a sink need not take what is old.
+        batch = make_batch(count, start=start, base_ns=time.time_ns())
         lines, data = list(batch.lines), batch.data
         await sink.write(batch)
         assert batch.lines == lines, "a batch is shared: `write` must not change it"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -37,12 +38,17 @@ def test_the_file_sink_keeps_the_contract(tmp_path, options):
         made.append(path)
         return FileSink(path, **options)
 
-    def number(path):
-        return int([*path.name.split("."), "0"][2])
+    def age(path):
+        period, number = re.fullmatch(
+            r"app\.log(?:\.(\d{4}[-_0-9]+))?(?:\.(\d+))?(?:\.gz)?", path.name
+        ).groups()
+        piece = int(number or 0)  # of a period the highest is the newest
+        newest = period is None and number is None
+        return newest, period or "", piece if period else -piece
 
     def delivered():
         directory = made[-1].parent
-        files = sorted(directory.iterdir(), key=number, reverse=True)
+        files = sorted(directory.iterdir(), key=age)
         data = b""
         for file in files:
             if file.suffix == ".gz":

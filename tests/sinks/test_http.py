@@ -648,6 +648,7 @@ def test_without_a_spool_nothing_is_on_disk(target, make, tools, tmp_path, monke
         sink.options = type(sink.options)(
             spool="off", batch_age=0.01, grace=0.1, dead_letter_bytes=0
         )
+        sink.clock = lambda: tools.NOW
         async with tools.opened(sink):
             await sink.write(make_batch(7))
             await target.wait(1)
