@@ -88,7 +88,8 @@ def test_a_main_thread_that_waits_is_woken_by_the_signal(run: Any, hook: str) ->
     assert run.stop() == -signal.SIGTERM
 
     assert run.records(event="deaf") == []
-    assert run.messages(stream="stdout") == ["ended well"] * 6
+    ended = run.messages(stream="stdout")
+    assert ended == ["ended well"] * 6, run.records()
 
 
 def test_ctrl_c_in_a_terminal_arrives_once(run: Any) -> None:
