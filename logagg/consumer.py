@@ -455,7 +455,8 @@ class Consumer:
 
     def head(self) -> dict[str, Any]:
         """What a viewer is told first."""
-        return {"run": self.run_id, "workers": len(self.sources)}
+        workers = sum(isinstance(each, Worker) for each in self.sources.values())
+        return {"run": self.run_id, "workers": workers}
 
     def status(self) -> dict[str, Any]:
         """Counters of everything, as JSON."""

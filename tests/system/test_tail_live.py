@@ -437,6 +437,10 @@ def test_a_replaced_worker_and_new_ones_are_shown_if_they_match(
     command = [*MAIN, "run", "app.py", "--workers", "2", "--sink", "file:app.log"]
     with running(*command) as service:
         settled(tmp_path / "app.log", 100)
+        look = subprocess.run(
+            [*MAIN, "tail", "-m", "1"], check=True, capture_output=True, timeout=20
+        )
+        assert b", 2 workers" in look.stderr  # their captured streams are not counted
         arguments = ("-n", 50, "-f", "--worker", 2, "--level", "warning", "--grep", "X")
         with tailing(*arguments) as viewer:
 
