@@ -40,6 +40,15 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("here")
 
 
+# A shell that starts us in the background has these ignored, and so would every child.
+for number, handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, signal.SIG_DFL),
+):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--soak",
