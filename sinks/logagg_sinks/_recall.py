@@ -18,8 +18,11 @@ from logagg_sinks import _archive
 __all__ = ["recall"]
 
 BLOCK_BYTES = 1024 * 1024
-MOST_BYTES = 64 * 1024 * 1024
-"""How much of a log is read at the most; records parked for longer may come twice."""
+MOST_BYTES = 1024 * 1024 * 1024
+"""How much of a log is read at the most: less than a second's reading."""
+MOST_RECORDS = 500_000
+"""How many identities are kept, give or take a block: about 100 MB. What stands further
+back than either may come twice."""
 MOST_PACKED_BYTES = 8 * 1024 * 1024
 """A larger compressed file is not unpacked: about 100 MB of records."""
 MARGIN_BYTES = 4 * 1024 * 1024
@@ -38,7 +41,7 @@ def recall(logs: Iterable[list[Path]], since: bytes) -> frozenset[bytes]:
         older = 0
         left = MOST_BYTES
         for path in paths:
-            if older > MARGIN_BYTES or left <= 0:
+            if older > MARGIN_BYTES or left <= 0 or len(found) > MOST_RECORDS:
                 break
             try:
                 file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -77,7 +80,7 @@ def _backwards(
     end = size
     rest = b""
     bottom = max(0, end - MOST_BYTES)
-    while end > bottom and older <= MARGIN_BYTES:
+    while end > bottom and older <= MARGIN_BYTES and len(found) <= MOST_RECORDS:
         start = max(0, end - BLOCK_BYTES)
         block = read(slice(start, end)) + rest
         end = start

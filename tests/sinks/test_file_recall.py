@@ -7,6 +7,7 @@ import pytest
 from logagg.sinks import FileSink
 from logagg.testing import make_batch
 from logagg.wire import identity
+from logagg_sinks import _recall
 
 
 @pytest.mark.parametrize(
@@ -55,3 +56,17 @@ def test_a_damaged_archive_does_not_stop_it(tmp_path):
         return found
 
     assert len(asyncio.run(scenario())) == 10
+
+
+def test_what_is_known_is_bounded_and_of_the_newest(tmp_path, monkeypatch):
+    """A log full of small records costs bounded memory: it is read from its end."""
+    monkeypatch.setattr(_recall, "MOST_RECORDS", 150)
+    monkeypatch.setattr(_recall, "BLOCK_BYTES", 1000)
+    batch = make_batch(300)
+    path = tmp_path / "app.log"
+    path.write_bytes(batch.data)
+
+    found = _recall.recall([[path, path]], batch.lines[0][:44])
+
+    assert 150 < len(found) < 160
+    assert found == {identity(line) for line in batch.lines[-len(found) :]}

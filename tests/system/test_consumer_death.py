@@ -7,7 +7,17 @@ import subprocess
 import pytest
 import support
 from harness import Fleet, fresh_record
-from support import BASIC, have, python, records, running, settled, wait_until
+from support import (
+    BASIC,
+    assert_complete,
+    consumers,
+    have,
+    python,
+    records,
+    running,
+    settled,
+    wait_until,
+)
 
 pytestmark = pytest.mark.slow  # many real processes, some seconds each
 
@@ -390,3 +400,33 @@ def test_descriptors_of_a_worker_do_not_grow_with_each_death(tmp_path):
         fleet.join()
 
     fleet.judge().require()
+
+
+@pytest.mark.slow
+def test_a_worker_that_logs_again_much_later_repeats_nothing(tmp_path):
+    """What it kept was written by a dead consumer, 100 MB ago: it stands once."""
+    path = tmp_path / "app.log"
+    log_much = 'log.info("x" * 5000, extra={"who": sys.argv[2], "n": n})'
+    early = f"""
+os.environ["LOGAGG_FAILPOINT"] = "after_write:kill"
+for n in range(100):
+    {log_much}
+del os.environ["LOGAGG_FAILPOINT"]
+print("logged", flush=True)
+sys.stdin.read()
+for n in range(100, 110):
+    {log_much}
+"""
+    later = f"""
+for n in range(20_000):
+    {log_much}
+"""
+    with running(BASIC + early, path, "early", stdin=subprocess.PIPE) as process:
+        assert process.stdout.readline() == "logged\n"
+        wait_until(lambda: have(path, 1)() and not consumers(), what="its death")
+        python(BASIC + later, path, "later", timeout=60)
+        process.stdin.close()
+        assert process.wait(30) == 0
+    settled()
+
+    assert_complete(records(path), {"early": 110, "later": 20_000})
