@@ -101,6 +101,8 @@ class Lane:
         self.last_error = ""
         self.duplicates = 0
         self.recalled: frozenset[bytes] = frozenset()
+        self._asked: list[bytes] = []
+        self._recalling = asyncio.Lock()
         self.shaper = built.shaper()
         self.spill = spill
         self._for_people = built.sink.scheme in ("stdout", "stderr")
@@ -435,9 +437,20 @@ class Lane:
             self._failed(error, "cannot reopen")
 
     async def recall(self, since: bytes) -> None:
-        """Learn which records since a sort key the sink has, or will have from disk."""
-        found = await self.sink.recall(since)
-        self.recalled |= found  # behind the await: others ask at the same time
+        """Learn which records since a sort key the sink has, or will have from disk.
+
+        Those who ask while it answers another one are answered together.
+        """
+        self._asked.append(since)
+        async with self._recalling:
+            if self._asked:  # else one that began behind our question has answered it
+                oldest, self._asked = min(self._asked), []
+                try:
+                    found = await self.sink.recall(oldest)
+                except BaseException:
+                    self._asked.append(oldest)  # of others, too: they ask again
+                    raise
+                self.recalled |= found
         if self.spill.records:
             found = await asyncio.to_thread(self.spill.identities, since)
             self.recalled |= found

@@ -25,8 +25,9 @@ MOST_RECORDS = 500_000
 back than either may come twice."""
 MOST_PACKED_BYTES = 8 * 1024 * 1024
 """A larger compressed file is not unpacked: about 100 MB of records."""
-MARGIN_BYTES = 4 * 1024 * 1024
-"""How much of older lines is read beyond, for late ones among them."""
+MARGIN_BYTES = 64 * 1024 * 1024
+"""How much of older lines is read beyond. Late ones come in long rows: what a worker
+kept, 16 MiB and more, when it was suspended."""
 
 
 def recall(logs: Iterable[list[Path]], since: bytes) -> frozenset[bytes]:

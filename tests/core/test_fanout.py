@@ -469,3 +469,37 @@ def test_a_sink_that_asks_for_nothing_gets_the_very_batch() -> None:
         await stream.fanout.close(5)
 
     run(main)
+
+
+def test_those_who_ask_together_are_answered_together() -> None:
+    """Sixty workers attach at once: few reads; a failure is told once and tried again."""
+
+    class Rich(Target):
+        asked: ClassVar[list[bytes]] = []
+
+        async def recall(self, since: bytes) -> frozenset[bytes]:
+            self.asked.append(since)
+            await self.go.wait()
+            if len(self.asked) == 2:
+                raise OSError("cannot be read now")
+            return frozenset({b"since " + since})
+
+    async def main() -> None:
+        stream = Stream()
+        sink = Rich()
+        await stream.fanout.add("a", wrap(sink))
+        (lane,) = stream.fanout.lanes.values()
+        sink.go.clear()
+        first = asyncio.ensure_future(lane.recall(b"500"))
+        await until(lambda: sink.asked)
+        rest = [asyncio.ensure_future(lane.recall(b"%d" % n)) for n in range(400, 460)]
+        await asyncio.sleep(0)
+        sink.go.set()
+        await first
+        outcomes = await asyncio.gather(*rest, return_exceptions=True)
+        assert [type(each) for each in outcomes if each is not None] == [OSError]
+        assert sink.asked == [b"500", b"400", b"400"]
+        assert lane.recalled == {b"since 500", b"since 400"}
+        await stream.fanout.close(1.0)
+
+    run(main)

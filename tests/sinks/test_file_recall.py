@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from logagg.sinks import FileSink
-from logagg.testing import make_batch
+from logagg.testing import make_batch, make_line
 from logagg.wire import identity
 from logagg_sinks import _recall
 
@@ -70,3 +70,15 @@ def test_what_is_known_is_bounded_and_of_the_newest(tmp_path, monkeypatch):
 
     assert 150 < len(found) < 160
     assert found == {identity(line) for line in batch.lines[-len(found) :]}
+
+
+def test_a_long_row_of_late_lines_hides_nothing_before_it(tmp_path):
+    """What a suspended worker had kept came late, in one piece: older stamps, 20 MB."""
+    wanted = make_batch(3, start=100)
+    late = make_batch([make_line(n, message="x" * 10_000) for n in range(50)])
+    path = tmp_path / "app.log"
+    path.write_bytes(wanted.data + late.data * 40)
+
+    found = _recall.recall([[path]], wanted.lines[0][:44])
+
+    assert found == {identity(line) for line in wanted.lines}
