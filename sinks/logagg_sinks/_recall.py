@@ -21,8 +21,8 @@ BLOCK_BYTES = 1024 * 1024
 MOST_BYTES = 1024 * 1024 * 1024
 """How much of a log is read at the most: less than a second's reading."""
 MOST_RECORDS = 500_000
-"""How many identities are kept, give or take a block: about 100 MB. What stands further
-back than either may come twice."""
+"""How many identities of a log are kept, give or take a block: about 100 MB. What stands
+further back than either may come twice."""
 MOST_PACKED_BYTES = 8 * 1024 * 1024
 """A larger compressed file is not unpacked: about 100 MB of records."""
 MARGIN_BYTES = 64 * 1024 * 1024
@@ -41,8 +41,9 @@ def recall(logs: Iterable[list[Path]], since: bytes) -> frozenset[bytes]:
     for paths in logs:
         older = 0
         left = MOST_BYTES
+        most = len(found) + MOST_RECORDS
         for path in paths:
-            if older > MARGIN_BYTES or left <= 0 or len(found) > MOST_RECORDS:
+            if older > MARGIN_BYTES or left <= 0 or len(found) > most:
                 break
             try:
                 file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -60,7 +61,7 @@ def recall(logs: Iterable[list[Path]], since: bytes) -> frozenset[bytes]:
                 else:
                     break
                 left -= size
-                older = _backwards(size, read, since, found, older)
+                older = _backwards(size, read, since, found, most, older)
             finally:
                 os.close(file)
     return frozenset(found)
@@ -75,13 +76,14 @@ def _backwards(
     read: Callable[[slice], bytes],
     since: bytes,
     found: set[bytes],
+    most: int,
     older: int,
 ) -> int:
     """Read one file from its end; return how many bytes of older lines were met."""
     end = size
     rest = b""
     bottom = max(0, end - MOST_BYTES)
-    while end > bottom and older <= MARGIN_BYTES and len(found) <= MOST_RECORDS:
+    while end > bottom and older <= MARGIN_BYTES and len(found) <= most:
         start = max(0, end - BLOCK_BYTES)
         block = read(slice(start, end)) + rest
         end = start

@@ -59,17 +59,20 @@ def test_a_damaged_archive_does_not_stop_it(tmp_path):
 
 
 def test_what_is_known_is_bounded_and_of_the_newest(tmp_path, monkeypatch):
-    """A log full of small records costs bounded memory: it is read from its end."""
+    """A log full of small records costs bounded memory, and no other log its share."""
     monkeypatch.setattr(_recall, "MOST_RECORDS", 150)
     monkeypatch.setattr(_recall, "BLOCK_BYTES", 1000)
-    batch = make_batch(300)
-    path = tmp_path / "app.log"
-    path.write_bytes(batch.data)
+    batches = [make_batch(300), make_batch(300, start=300)]
+    paths = [tmp_path / name for name in ("a.log", "b.log")]
+    for path, batch in zip(paths, batches, strict=True):
+        path.write_bytes(batch.data)
 
-    found = _recall.recall([[path, path]], batch.lines[0][:44])
+    found = _recall.recall([[path] for path in paths], batches[0].lines[0][:44])
 
-    assert 150 < len(found) < 160
-    assert found == {identity(line) for line in batch.lines[-len(found) :]}
+    for batch in batches:
+        known = found & {identity(line) for line in batch.lines}
+        assert 150 < len(known) < 160
+        assert known == {identity(line) for line in batch.lines[-len(known) :]}
 
 
 def test_a_long_row_of_late_lines_hides_nothing_before_it(tmp_path):

@@ -402,7 +402,6 @@ def test_descriptors_of_a_worker_do_not_grow_with_each_death(tmp_path):
     fleet.judge().require()
 
 
-@pytest.mark.slow
 def test_a_worker_that_logs_again_much_later_repeats_nothing(tmp_path):
     """What it kept was written by a dead consumer, 100 MB ago: it stands once."""
     path = tmp_path / "app.log"
