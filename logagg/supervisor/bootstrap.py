@@ -58,6 +58,7 @@ def main() -> None:
     doors.install(start.doors, worker)
     kept.keep_paths([d.host for d in start.doors if d.family == socket.AF_UNIX])
     taskwork.install(worker)
+    worker.tell({"k": "online"})
     try:
         if start.kind == "script":
             _run_script(start.argv)

@@ -127,7 +127,6 @@ class Worker:
         _current = self
         os.register_at_fork(after_in_child=self._forked)
         threading.Thread(target=self._read, name="logagg-channel", daemon=True).start()
-        self.tell({"k": "online", "pid": self.pid})
 
     def __repr__(self) -> str:
         return f"<logagg.worker slot={self.slot} id={self.id} pid={self.pid}>"

@@ -123,7 +123,7 @@ class Member:
         self.max_age = 0.0
         self.tasks_done = 0
         self.max_tasks = 0
-        self.online = False
+        self.online_since: float | None = None
         self._ended = ended
         self._loop = asyncio.get_running_loop()
         self._answers: dict[int, Pending[Any]] = {}

@@ -50,7 +50,7 @@ class Router:
     # ---- states -------------------------------------------------------------------
 
     def _on_online(self, member: Member, _frame: Frame, _fds: list[int]) -> None:
-        member.online = True
+        member.online_since = self._run.loop.time()
         self._run.emit("online", member)
 
     def _on_ready(self, member: Member, _frame: Frame, _fds: list[int]) -> None:

@@ -320,7 +320,7 @@ class Supervisor:
         self.emit("fork", member)
         if member.link is None:
             self.emit("online", member)
-            member.online = True
+            member.online_since = self.loop.time()
         return member
 
     def _ended(self, member: Member) -> None:

@@ -19,7 +19,9 @@ __all__ = ["Watcher"]
 
 STEP = 0.2
 READY_UPTIME = 1.0
-"""A worker that never listens counts as ready after that; supervisord's startsecs."""
+"""A worker that never listens counts as ready so long after its program began;
+supervisord's startsecs. Counted from the start of the process, a busy machine would call
+programs ready that have not come to their first line."""
 UNSEEN_UPTIME = 10.0
 """The same for a command with `--bind` that is not seen to poll the socket."""
 DUMP_GRACE = 1.0
@@ -65,14 +67,15 @@ class Watcher:
     def _look_for_ready(self, member: Member) -> None:
         run = self._run
         limit = run.options.ready_timeout
-        if not member.online:
+        if member.online_since is None:
             return
+        running = run.loop.time() - member.online_since
         must_listen = bool(run.options.binds) or run.serves
         if must_listen and self._serves(member):
             member.listened = True
             run.router.make_ready(member)
         elif not must_listen or member.link is None:
-            if member.uptime > (UNSEEN_UPTIME if must_listen else READY_UPTIME):
+            if running > (UNSEEN_UPTIME if must_listen else READY_UPTIME):
                 member.listened = must_listen
                 run.router.make_ready(member)
         elif limit and member.uptime > limit:

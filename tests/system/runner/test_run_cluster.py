@@ -59,6 +59,40 @@ def test_events_come_in_a_fixed_order(run: Any) -> None:
     assert seen[53:] == ["disconnect", ["exit", 9, False]]
 
 
+def test_a_silent_program_is_ready_a_second_after_it_began(run: Any) -> None:
+    """However long its process took to come to the program's first line."""
+    run.write(
+        "sitecustomize.py",
+        """
+        import os, time
+        if "LOGAGG_SLOT" in os.environ:
+            time.sleep(1.5)
+        """,
+    )
+    run.env["PYTHONPATH"] = str(run.directory)
+    run.write(
+        "main.py",
+        """
+        import json, logagg, threading, time
+        if logagg.is_primary:
+            at = {}
+            cluster = logagg.Cluster(__file__, workers=1, sinks=["file:l"])
+            for event in ("fork", "online", "ready"):
+                cluster.on(event)(lambda w, e=event: at.update({e: time.monotonic()}))
+            cluster.on("ready")(lambda w: cluster.stop())
+            cluster.serve_forever()
+            print(json.dumps([at["online"] - at["fork"], at["ready"] - at["online"]]))
+        else:
+            threading.Event().wait()
+        """,
+    )
+
+    ((to_begin, to_be_ready),) = python(run, "main.py")
+
+    assert to_begin >= 1.5
+    assert to_be_ready >= 1.0
+
+
 def test_messages_in_all_forms(run: Any) -> None:
     """send, request and broadcast; sync and asyncio handlers; both directions."""
     run.write(
