@@ -3,7 +3,7 @@
     with Fleet(path, workers=4, count=5000) as fleet:
         os.kill(support.consumer(), signal.SIGKILL)
         fleet.join()
-    fleet.judge().require(exactly_once=True)
+    fleet.judge().require()
 
 Each record carries (run, worker, n, sum): which run and worker, the number of the call,
 and a checksum of the payload. Each producer keeps a ledger in shared memory, so that

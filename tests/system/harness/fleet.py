@@ -190,7 +190,7 @@ class Fleet:
             support.settled(settle, natural=True)
         if files is None:
             files = support.rotated(self.path)
-        return judge(files, self.sent(), run=self.run, spool=support.spool_files())
+        return judge(files, self.sent(), runs=[self.run], spool=support.spool_files())
 
 
 def fresh_record(path: Path, timeout: float = 5.0, **env: str) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -142,7 +142,7 @@ def judge(
     files: Iterable[Path],
     sent: Iterable[Sent],
     *,
-    run: str = "r",
+    runs: Collection[str] = ("r",),
     spool: Iterable[Path] = (),
 ) -> Verdict:
     """Read files and spool segments and compare them with the ledgers.
@@ -150,7 +150,7 @@ def judge(
     Args:
         files: The log files, from the oldest on.
         sent: The ledgers.
-        run: Only records of this run count.
+        runs: Only records of these runs count; their workers' names must differ.
         spool: Spool segments that are left; the same records may stand in a file.
     """
     verdict = Verdict({each.worker: each for each in sent})
@@ -161,14 +161,14 @@ def judge(
             if record.get("logger") == "logagg" and "event" in record:
                 verdict.events.append(record)
                 continue
-            if record.get("run") != run:
+            if record.get("run") not in runs:
                 continue
             _note(record, verdict, seen, last)
     parked: dict[str, set[int]] = collections.defaultdict(set)
     for path in spool:
         for line in path.read_bytes().split(b"\n")[:-1]:
             record = orjson.loads(line + b"}")
-            if record.get("run") == run:
+            if record.get("run") in runs:
                 parked[record["w"]].add(record["n"])
     for worker, ledger in verdict.sent.items():
         promised = set(range(ledger.first, ledger.returned))
