@@ -266,8 +266,10 @@ class Consumer:
             # It came after the last look at the door, hence so did its first record.
             source.hold_key = wire.sort_key(self._last_look)
         elif isinstance(source, Stream):
-            status = os.fstat(source.pipe)
-            self._captured.add((status.st_dev, status.st_ino))
+            if self._reads(source.pipe):
+                source.close()  # two readers would tear each other's lines
+                return
+            self._captured.add(_file_of(source.pipe))
             self.report.listen(source)
         self.sources[source.pipe] = source
         self._poll.register(source.pipe, select.POLLIN)
@@ -275,8 +277,12 @@ class Consumer:
 
     def captures(self, descriptor: int) -> bool:
         """Whether what is written to a descriptor is read here."""
-        status = os.fstat(descriptor)
-        return (status.st_dev, status.st_ino) in self._captured
+        return _file_of(descriptor) in self._captured
+
+    def _reads(self, descriptor: int) -> bool:
+        """Whether a captured stream is among the sources already."""
+        streams = (each for each in self.sources.values() if isinstance(each, Stream))
+        return _file_of(descriptor) in [_file_of(each.pipe) for each in streams]
 
     def cycle(self) -> int:
         """Read, order, release, offer; return how many lines moved."""
@@ -481,6 +487,12 @@ class Consumer:
             "lag": max((sink["oldest"] for sink in sinks), default=0.0),
             "sinks": sinks,
         }
+
+
+def _file_of(descriptor: int) -> tuple[int, int]:
+    """What a descriptor is open on, whatever its number."""
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
 
 
 def main(config: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@
      ├─ ConsumerGone (ConnectionError)    the consumer went away or refused
      ├─ WouldBlock (BlockingIOError)      full, and you asked not to wait
      ├─ WorkerDied (RuntimeError)         a worker ended before its answer came
+     ├─ StartFailed (OSError)             the system has no room for another worker
      └─ SinkError (OSError)               a sink could not take what it was given
          └─ SinkUnavailable               it may work later
 
@@ -58,6 +59,12 @@ class WorkerDied(LogaggError, RuntimeError):
 
     slot: int | None = None
     signal: int | None = None
+
+
+class StartFailed(LogaggError, OSError):
+    """A worker could not be started: no descriptor, process or memory was free."""
+
+    exit_status = 10
 
 
 class SinkError(LogaggError, OSError):

@@ -45,6 +45,10 @@ class Backoff:
             self.early.append(now)
             while self.early[0] < now - CRASH_WINDOW:
                 self.early.popleft()
+        return self.next_delay()
+
+    def next_delay(self) -> float:
+        """Count a failure and return the seconds to wait before the next start."""
         delay = min(FIRST_DELAY * 2.0 ** min(self.failures, 16), LONGEST_DELAY)
         self.failures += 1
         return delay * (1 + self.rng.uniform(-JITTER, JITTER))

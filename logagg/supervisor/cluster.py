@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from logagg.errors import ClosedError, ConfigError
+from logagg.errors import ClosedError, ConfigError, LogaggError, StartFailed
 from logagg.supervisor.address import Address, Policy
 from logagg.supervisor.control import Control, status
 from logagg.supervisor.cores import usable_cores
@@ -23,7 +23,7 @@ from logagg.supervisor.member import Member
 from logagg.supervisor.options import OnFailure, Program, Restart, RunOptions
 from logagg.supervisor.pending import Pending
 from logagg.supervisor.sticky import Sticky
-from logagg.supervisor.supervisor import EVENTS, Supervisor
+from logagg.supervisor.supervisor import EVENTS, Supervisor, no_room
 from logagg.supervisor.taskwork import task_info
 
 __all__ = ["Cluster", "run_options"]
@@ -161,11 +161,19 @@ class Cluster:
         control: Control | None = None
         watching: asyncio.Task[None] | None = None
         try:
-            supervisor = Supervisor(
-                self.options, self._handlers, own_process=own_process, lasting=lasting
-            )
-            control = Control(supervisor)
-            await control.start()
+            try:
+                supervisor = Supervisor(
+                    self.options,
+                    self._handlers,
+                    own_process=own_process,
+                    lasting=lasting,
+                )
+                control = Control(supervisor)
+                await control.start()
+            except LogaggError:
+                raise
+            except OSError as error:
+                raise StartFailed(f"cannot start: {no_room(error)}") from error
             self._supervisor = supervisor
             life = asyncio.ensure_future(supervisor.run())
             begun = asyncio.ensure_future(supervisor.ready.wait())

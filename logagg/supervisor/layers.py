@@ -1,4 +1,4 @@
-"""The kernel's help against orphans and for reaping: prctl and descriptors. Linux only.
+"""The kernel's help: prctl against orphans, descriptors, their limit. Linux only.
 
 Imported by the worker's start as well as by the supervisor, so it must stay small.
 """
@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 
-__all__ = ["become_subreaper", "die_with_parent", "place_listeners"]
+__all__ = [
+    "allow_open_files", "become_subreaper", "die_with_parent", "limit_open_files",
+    "open_files", "place_listeners",
+]  # fmt: skip
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -36,6 +40,28 @@ def die_with_parent(parent: int, signum: signal.Signals = signal.SIGTERM) -> Non
     _prctl(_PR_SET_PDEATHSIG, signum)
     if os.getppid() != parent:
         os.kill(os.getpid(), signum)
+
+
+def open_files() -> tuple[int, int]:
+    """How many files this process may have open: now, and at most."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)
+
+
+def allow_open_files() -> int:
+    """Let this process open as many files as it may; return the limit before.
+
+    A supervisor needs five for each worker; the usual limit of 1024 is for programs that
+    use `select`, which workers may be: they get it back (`limit_open_files`).
+    """
+    soft, most = open_files()
+    limit_open_files(most)
+    return soft
+
+
+def limit_open_files(count: int) -> None:
+    """Let this process open so many files."""
+    _, most = open_files()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, most))
 
 
 def place_listeners(fds: list[int], others: list[int]) -> tuple[list[int], list[int]]:

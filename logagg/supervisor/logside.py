@@ -91,7 +91,10 @@ class LogSide:
         self._loop = asyncio.get_running_loop()
         self._metrics = listen(metrics) if metrics else None
         self._listener = launch.listen(self.path)
-        self._start(restarted=False)
+        try:
+            self._start(restarted=False)
+        except OSError as error:
+            raise ConsumerGone(f"the consumer cannot be started: {error}") from None
 
     @property
     def pid(self) -> int:
@@ -99,6 +102,11 @@ class LogSide:
         return self._process.pid
 
     def _start(self, *, restarted: bool) -> None:
+        """Start a consumer.
+
+        Raises:
+            OSError: No descriptor, process or memory is free.
+        """
         config: dict[str, Any] = {
             "socket": self.path,
             "restarted": restarted,
@@ -113,14 +121,20 @@ class LogSide:
             config["metrics_fd"] = self._metrics.fileno()
             passed.append(self._metrics.fileno())
         argument = launch.consumer_argument(self._listener, config)
-        self._process = subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-P", "-c", launch._BOOT, argument],
             pass_fds=passed,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
+        try:
+            self._pidfd = os.pidfd_open(process.pid)
+        except OSError:
+            process.kill()
+            process.wait()
+            raise
+        self._process = process
         self._ended = asyncio.Event()
-        self._pidfd = os.pidfd_open(self._process.pid)
         self._loop.add_reader(self._pidfd, self._reap)
         self._connect()
 
@@ -212,12 +226,20 @@ class LogSide:
         for stream, fd in (("stdout", pipes.stdout), ("stderr", pipes.stderr)):
             kept = _Kept(member, stream, fd)
             self._streams.append(kept)
-            if self._hold is not None:
-                self._hand_over(kept)
+            self._hand_over(kept)
 
     def _hand_over(self, kept: _Kept) -> None:
+        """Give the consumer a stream to read; it takes no harm from being told twice.
+
+        When no descriptor is free for a moment, it is tried again. Who has no consumer
+        now is handed over to the next one by `_connect`.
+        """
+        if self._hold is None or kept not in self._streams:
+            return
         connection = self._say(kept.hello, [kept.fd])
-        if connection is not None:
+        if connection is None:
+            self._loop.call_later(RETRY, self._hand_over, kept)
+        else:
             connection.close()
 
     def _sweep(self) -> None:
@@ -286,11 +308,21 @@ class LogSide:
                 f"with status {status}"
             )
             return
+        self._restart(status)
+
+    def _restart(self, status: int) -> None:
+        """Start the next consumer, as soon as the system has room for one."""
+        if self._closing:
+            return
+        try:
+            if not os.path.exists(self.path):
+                self._listener.close()
+                self._listener = launch.listen(self.path)
+            self._start(restarted=True)
+        except (OSError, ConfigError):  # workers park meanwhile
+            self._loop.call_later(RETRY, self._restart, status)
+            return
         self.restarts += 1
-        if not os.path.exists(self.path):
-            self._listener.close()
-            self._listener = launch.listen(self.path)
-        self._start(restarted=True)
         self.event(
             {
                 "level": "error",

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,17 +132,22 @@ class Member:
         self.link: Link | None = None
         self.outbox = Outbox(self._transmit)
         ours, theirs = self._channel(start)
-        self.process, self.pipes = _spawn(start, env)
+        try:
+            self.process, self.pipes, self._pidfd = _spawn(start, env)
+        except BaseException:
+            if ours is not None:
+                ours.close()
+            raise
+        finally:
+            if theirs is not None:
+                theirs.close()
         self.pid = self.process.pid
-        if theirs is not None:
-            theirs.close()
         if ours is not None:
             self.link = Link(
                 ours,
                 lambda frame, fds: heard(self, frame, fds),
                 lambda: disconnected(self),
             )
-        self._pidfd = os.pidfd_open(self.pid)
         self._loop.add_reader(self._pidfd, self.reap)
 
     @staticmethod
@@ -329,8 +335,15 @@ def rss_bytes(pid: int) -> int:
 
 def _spawn(
     start: Start, env: Mapping[str, str]
-) -> tuple[subprocess.Popen[bytes], Pipes]:
-    """Start the process: by exec, in a session of its own, with a pipe a stream."""
+) -> tuple[subprocess.Popen[bytes], Pipes, int]:
+    """Start the process: by exec, in a session of its own, with a pipe a stream.
+
+    Returns:
+        The process, its pipes, and a pidfd of it.
+
+    Raises:
+        OSError: No descriptor, process or memory is free; then nothing is left of it.
+    """
     step = exec_step if start.kind == "command" else bootstrap
     assert step.__file__ is not None
     environment = {k: v for k, v in os.environ.items() if k not in _INTERNAL}
@@ -340,9 +353,9 @@ def _spawn(
     fds = [door.fd for door in start.doors if door.fd >= 0]
     if start.channel >= 0:
         fds.append(start.channel)
-    out_read, out_write = _pipe()
-    err_read, err_write = _pipe()
-    try:
+    with ExitStack() as finally_, ExitStack() as on_error:
+        out_read, out_write = _pipe(on_error, finally_)
+        err_read, err_write = _pipe(on_error, finally_)
         process = subprocess.Popen(
             [sys.executable, step.__file__],
             stdin=subprocess.DEVNULL,
@@ -352,20 +365,19 @@ def _spawn(
             start_new_session=True,
             env=environment,
         )
-    except BaseException:
-        os.close(out_read)
-        os.close(err_read)
-        raise
-    finally:
-        os.close(out_write)
-        os.close(err_write)
-    return process, Pipes(out_read, err_read)
+        on_error.callback(process.wait)
+        on_error.callback(process.kill)
+        pidfd = os.pidfd_open(process.pid)
+        on_error.pop_all()
+    return process, Pipes(out_read, err_read), pidfd
 
 
-def _pipe() -> tuple[int, int]:
+def _pipe(read_ends: ExitStack, write_ends: ExitStack) -> tuple[int, int]:
     import fcntl
 
     read, write = os.pipe2(os.O_CLOEXEC)
+    read_ends.callback(os.close, read)
+    write_ends.callback(os.close, write)
     try:
         fcntl.fcntl(write, _F_SETPIPE_SZ, PIPE_BYTES)
     except OSError:

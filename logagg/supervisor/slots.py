@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from logagg.errors import LogaggError
+from logagg.errors import LogaggError, StartFailed
 from logagg.supervisor.backoff import LONGEST_DELAY, Backoff
 from logagg.supervisor.member import Exit, Member
 from logagg.supervisor.options import OnFailure, Restart, RunOptions
@@ -50,6 +50,7 @@ class Slot:
         last_exit: How the last one ended.
         retired: No further worker is to be started.
         result: The exit that ended the slot for good.
+        refused: Why the system had no room for a worker at the last try.
     """
 
     number: int
@@ -61,6 +62,7 @@ class Slot:
     starts_at: float = 0.0
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     result: Exit | None = None
+    refused: str = ""
     task: asyncio.Task[None] | None = None
 
 
@@ -104,23 +106,59 @@ class Slots:
         return [s.worker for s in self.by_number.values() if s.worker is not None]
 
     def open(self, number: int | None = None) -> Slot:
-        """Make a slot, by default with the lowest free number, and keep it filled."""
+        """Make a slot, by default with the lowest free number, and keep it filled.
+
+        Raises:
+            StartFailed: The system has no room for its worker; there is no slot then.
+        """
         if number is None:
             number = next(n for n in range(1, 10**6) if n not in self.by_number)
         slot = Slot(number)
         self.by_number[number] = slot
-        self._fill(slot)
+        try:
+            self._fill(slot)
+        except StartFailed:
+            del self.by_number[number]
+            raise
         slot.task = self._loop.create_task(self._keep(slot), name=f"slot {number}")
         return slot
 
     def _fill(self, slot: Slot) -> Member:
         slot.starts_at = 0.0
         slot.worker = self._launch(slot.number)
+        slot.refused = ""
         return slot.worker
+
+    async def _refill(self, slot: Slot) -> Member | None:
+        """Start the next worker; None when the slot is to end.
+
+        That the system has no room now says nothing about the program: it is tried for
+        as long as it takes.
+        """
+        while slot.worker is None:
+            try:
+                return self._fill(slot)
+            except StartFailed as error:
+                slot.refused = str(error)
+            delay = slot.backoff.next_delay()
+            message = f"{slot.refused}; next try in {delay:.1f} s"
+            self._report.say("error", "start_failed", message, slot=slot.number)
+            if not await self._pause(slot, delay):
+                return None
+        return slot.worker
+
+    async def _pause(self, slot: Slot, delay: float) -> bool:
+        """Wait until the slot's next start is due; whether there is to be one."""
+        slot.starts_at = self._loop.time() + delay
+        slot.wake.clear()
+        await within(slot.wake, delay)
+        return not (slot.retired or self.stopping)
 
     async def _keep(self, slot: Slot) -> None:
         while True:
-            member = slot.worker or self._fill(slot)
+            member = slot.worker or await self._refill(slot)
+            if member is None:
+                break
             await member.over.wait()
             if slot.worker is not member:
                 continue  # it was replaced: watch the fresh one
@@ -129,13 +167,7 @@ class Slots:
             delay = self._verdict(slot, member)
             if delay is None:
                 break
-            slot.starts_at = self._loop.time() + delay
-            slot.wake.clear()
-            try:
-                await asyncio.wait_for(slot.wake.wait(), delay)
-            except TimeoutError:
-                pass
-            if slot.retired or self.stopping:
+            if not await self._pause(slot, delay):
                 break
             slot.restarts += 1
         slot.result = slot.last_exit
@@ -215,14 +247,25 @@ class Slots:
         old = slot.worker
         if old is None:
             slot.backoff.reset()
+            slot.refused = ""
             slot.wake.set()
-            while slot.worker is None and slot.task and not slot.task.done():  # noqa: ASYNC110
+            while (  # noqa: ASYNC110
+                slot.worker is None
+                and not slot.refused
+                and slot.task
+                and not slot.task.done()
+            ):
                 await asyncio.sleep(0.01)
             fresh = slot.worker
             if fresh is None:
-                raise ReloadFailed(f"slot {slot.number} has ended")
+                raise ReloadFailed(slot.refused or f"slot {slot.number} has ended")
         else:
-            fresh = self._launch(slot.number)
+            try:
+                fresh = self._launch(slot.number)
+            except StartFailed as error:
+                message = f"{error}; the old worker serves on"
+                self._report.say("error", "reload_failed", message, slot=slot.number)
+                raise ReloadFailed(message) from error
             self.fresh.add(fresh)
         try:
             await asyncio.wait_for(
@@ -338,11 +381,11 @@ class Slots:
             *(self.stop(member, why) for member in fresh),
         )
 
-    def kill_all(self) -> None:
+    def kill_all(self, why: str) -> None:
         """End all workers now."""
         for member in [*self.members(), *self.fresh]:
             member.voluntary = True
-            member.why = member.why or "killed by a second signal"
+            member.why = member.why or why
             member.signal(signal.SIGKILL, group=True)
 
 

@@ -52,6 +52,7 @@ class Start:
         doors: The addresses that the supervisor owns.
         share: Whether to ask the supervisor for addresses that it does not own yet.
         max_connections: Ask to be replaced after that many connections; 0: never.
+        open_files: The limit of open files that the user gave; 0: the present one.
     """
 
     parent: int
@@ -64,6 +65,7 @@ class Start:
     doors: list[Door] = field(default_factory=list)
     share: bool = True
     max_connections: int = 0
+    open_files: int = 0
 
     def to_json(self) -> str:
         """The environment variable's value."""
@@ -77,7 +79,7 @@ class Start:
         return cls(**fields)
 
     def settle(self, *, inheritable: bool) -> None:
-        """Put the descriptors in their places and say so in the environment.
+        """Put descriptors in their places and say so in the environment; limit them.
 
         Sets systemd's variables (`LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`) and
         `LOGAGG_FD_NAME` for each address that has a descriptor. The command's
@@ -85,7 +87,7 @@ class Start:
         systemd's variables are left unset, since a server that takes the same
         descriptor twice (gunicorn) breaks.
         """
-        from logagg.supervisor.layers import place_listeners
+        from logagg.supervisor.layers import limit_open_files, place_listeners
 
         passed = [door for door in self.doors if door.fd >= 0]
         others = [self.channel] if self.channel >= 0 else []
@@ -96,6 +98,8 @@ class Start:
             os.environ[f"LOGAGG_FD_{door.name.upper()}"] = str(fd)
         if others:
             self.channel = others[0]
+        if self.open_files:
+            limit_open_files(self.open_files)
         takes_fd = any("{fd}" in word for word in self.argv)
         if passed and not takes_fd:
             os.environ["LISTEN_FDS"] = str(len(passed))

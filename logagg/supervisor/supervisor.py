@@ -18,6 +18,7 @@ children become ours (subreaper) and are reaped; the guard process covers our ow
 from __future__ import annotations
 
 import asyncio
+import errno
 import inspect
 import logging
 import os
@@ -29,7 +30,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from logagg.errors import ConfigError, LogaggError
+from logagg.errors import ConfigError, LogaggError, StartFailed
 from logagg.supervisor.address import Policy
 from logagg.supervisor.backoff import LONGEST_DELAY
 from logagg.supervisor.crashes import Crashes
@@ -38,7 +39,12 @@ from logagg.supervisor.groups import Groups
 from logagg.supervisor.guardian import Guardian
 from logagg.supervisor.handlers import Handlers
 from logagg.supervisor.handover import Handover, Lane
-from logagg.supervisor.layers import become_subreaper
+from logagg.supervisor.layers import (
+    allow_open_files,
+    become_subreaper,
+    limit_open_files,
+    open_files,
+)
 from logagg.supervisor.listeners import Listeners
 from logagg.supervisor.logside import LogSide
 from logagg.supervisor.member import Member
@@ -49,7 +55,7 @@ from logagg.supervisor.start import Start
 from logagg.supervisor.tasks import TaskQueue
 from logagg.supervisor.watching import Watcher
 
-__all__ = ["EVENTS", "Supervisor"]
+__all__ = ["EVENTS", "Supervisor", "no_room"]
 
 logger = logging.getLogger("logagg.supervisor")
 
@@ -66,6 +72,8 @@ EVENTS = (
 )
 CONSUMER_GRACE = 20.0
 HAND_OVER_GRACE = 1.0
+KILL_TIME = 5.0
+"""For the kernel to end what was killed."""
 TERM_TIME = 5.0
 """What is left of the stop timeout, at least half, when a task does not end."""
 DRAIN_TIME = 1.0
@@ -106,6 +114,7 @@ class Supervisor:
         self._stop_task: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[Any]] = set()
         self.ready = asyncio.Event()
+        self._open_files = allow_open_files() if own_process else 0
         self.router = Router(self)
         self.logs = LogSide(options.sinks, self._consumer_failed, options.metrics)
         self.report = Reporter(self.logs.event)
@@ -143,6 +152,7 @@ class Supervisor:
 
         Raises:
             ConfigError: An address cannot be bound.
+            StartFailed: The system has no room for so many workers.
         """
         try:
             for address in self.options.binds:
@@ -152,8 +162,12 @@ class Supervisor:
             if self.options.note:
                 self.report.say("warning", "unfit", self.options.note)
             self.watcher.start()
-            for _ in range(self.options.workers):
-                self.slots.open()
+            try:
+                for _ in range(self.options.workers):
+                    self.slots.open()
+            except StartFailed as error:
+                self.report.say("critical", "cannot_start", str(error))
+                raise
             self.ready.set()
             if self._status is None:
                 await self._over.wait()
@@ -172,9 +186,9 @@ class Supervisor:
 
     async def _finish(self) -> None:
         self.watcher.stop()
-        self.slots.kill_all()
+        self.slots.kill_all("the run is over")
         for slot in list(self.slots.by_number.values()):
-            await self.slots.retire(slot, "the run is over", 0.0)
+            await self.slots.retire(slot, "the run is over", KILL_TIME)
         self.tasks.abandon()
         await self.groups.ended()
         self.listeners.close()
@@ -184,6 +198,8 @@ class Supervisor:
         if not await self._drain_logs() and self._status is None:
             self._status = Status.CONSUMER
         self.guard.close()
+        if self._open_files:
+            limit_open_files(self._open_files)
         if self.own_process and threading.current_thread() is threading.main_thread():
             for signum in self._signals():
                 self.loop.remove_signal_handler(signum)
@@ -197,7 +213,7 @@ class Supervisor:
     def stop(self, why: str = "asked to stop", signum: int = 0) -> None:
         """Stop all workers gracefully; a second call ends them now."""
         if self._stop_task is not None:
-            self.slots.kill_all()
+            self.slots.kill_all("killed by a second signal")
             return
         self._signal = signum
         self.report.say("info", "stopping", f"stopping: {why}")
@@ -218,7 +234,7 @@ class Supervisor:
         self._background.discard(task)
         if not task.cancelled() and task.exception() is not None:
             error = task.exception()
-            if isinstance(error, ReloadFailed):
+            if isinstance(error, (ReloadFailed, StartFailed)):
                 return  # reported where it happened
             logger.error("a handler failed", exc_info=error)
             self.report.say("error", "handler_failed", f"a handler failed: {error!r}")
@@ -278,39 +294,24 @@ class Supervisor:
     # ---- workers ------------------------------------------------------------------
 
     def launch(self, number: int) -> Member:
-        """Start a worker process for a slot."""
+        """Start a worker process for a slot.
+
+        Raises:
+            StartFailed: The system has no room for it; nothing is left of the try.
+        """
         self.worker_ids += 1
         identifier = self.worker_ids
-        options = self.options
-        start = Start(
-            parent=os.getpid(),
-            slot=number,
-            id=identifier,
-            channel=-1,
-            kind=options.program.kind,
-            argv=list(options.program.argv),
-            level=options.level,
-            doors=self.listeners.doors(identifier, number),
-            max_connections=_about(options.max_connections),
-        )
-        env = {
-            **options.env,
-            "LOGAGG_SOCKET": self.logs.path,
-            "LOGAGG_SLOT": str(number),
-            "LOGAGG_WORKER_ID": str(identifier),
-            "LOGAGG_LEVEL": options.level,
-        }
-        if options.policy is Policy.RR and "UVICORN_LOOP" not in os.environ:
-            env["UVICORN_LOOP"] = "asyncio"  # uvloop cannot be handed connections
-        member = Member(
-            start,
-            env=env,
-            heard=self.router.heard,
-            ended=self._ended,
-            disconnected=lambda m: self.emit("disconnect", m),
-        )
+        try:
+            member = self._member(number, identifier)
+        except OSError as error:
+            for handover in self.listeners.handovers():
+                handover.remove(identifier)
+            raise StartFailed(
+                f"worker {number} cannot be started: {no_room(error)}"
+            ) from error
         for handover in self.listeners.handovers():
             handover.started(identifier)
+        options = self.options
         if options.max_age:
             member.max_age = options.max_age * random.uniform(0.9, 1.1)  # noqa: S311
         member.max_tasks = _about(options.max_tasks)
@@ -322,6 +323,37 @@ class Supervisor:
             self.emit("online", member)
             member.online_since = self.loop.time()
         return member
+
+    def _member(self, number: int, identifier: int) -> Member:
+        options = self.options
+        start = Start(
+            parent=os.getpid(),
+            slot=number,
+            id=identifier,
+            channel=-1,
+            kind=options.program.kind,
+            argv=list(options.program.argv),
+            level=options.level,
+            doors=self.listeners.doors(identifier, number),
+            max_connections=_about(options.max_connections),
+            open_files=self._open_files,
+        )
+        env = {
+            **options.env,
+            "LOGAGG_SOCKET": self.logs.path,
+            "LOGAGG_SLOT": str(number),
+            "LOGAGG_WORKER_ID": str(identifier),
+            "LOGAGG_LEVEL": options.level,
+        }
+        if options.policy is Policy.RR and "UVICORN_LOOP" not in os.environ:
+            env["UVICORN_LOOP"] = "asyncio"  # uvloop cannot be handed connections
+        return Member(
+            start,
+            env=env,
+            heard=self.router.heard,
+            ended=self._ended,
+            disconnected=lambda m: self.emit("disconnect", m),
+        )
 
     def _ended(self, member: Member) -> None:
         for listener in self.listeners.all:
@@ -455,11 +487,16 @@ class Supervisor:
 
         Raises:
             ConfigError: It is negative.
+            StartFailed: The system has no room for so many; those that are there stay.
         """
         if count < 0:
             raise ConfigError(f"scale: {count} is less than 0")
         self.report.say("info", "scale", f"scaling to {count} workers")
-        await self.slots.scale(count)
+        try:
+            await self.slots.scale(count)
+        except StartFailed as error:
+            self.report.say("error", "start_failed", str(error))
+            raise
 
     async def scale_by(self, difference: int) -> None:
         """Have more or fewer workers; at least one is left."""
@@ -480,6 +517,19 @@ class Supervisor:
                 continue
             if inspect.isawaitable(result):
                 self.spawn(result)
+
+
+def no_room(error: OSError) -> str:
+    """What the system refused, and which limit to raise."""
+    limit, most = open_files()
+    command = "ulimit -Hn" if limit == most else "ulimit -n"
+    hint = {
+        errno.EMFILE: f" (the limit is {limit}: {command})",
+        errno.ENFILE: " (in the whole system: sysctl fs.file-max)",
+        errno.EAGAIN: " (the limit of processes: ulimit -u, or the container's)",
+        errno.ENOMEM: " (memory)",
+    }
+    return f"{error.strerror}{hint.get(error.errno or 0, '')}"
 
 
 def _about(count: int) -> int:
