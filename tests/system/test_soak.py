@@ -9,6 +9,10 @@ import pytest
 import support
 from harness import Fleet, fresh_record, judge
 
+from logagg import address
+from logagg.errors import ConsumerGone
+from logagg.service import ask
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(86_400)
@@ -42,7 +46,7 @@ def test_random_kills_and_stops_lose_nothing(tmp_path, request):
             fleet.stop()
             fleet.join(60)
             sent = sum(each.returned for each in fleet.sent())
-            print(f"round {rounds}: {sent} records, {config}")
+            print(f"round {rounds}: {sent} records, {harm.killed} killed, {config}")
     fresh_record(path, 10)
     support.settled(30)
 
@@ -57,22 +61,23 @@ class Harm:
     """Does terrible things, but none that nobody could survive.
 
     A worker that is killed while there is no consumer takes the pipe along, and with it
-    what nobody has read: that loss is stated, so here workers are killed only when a
-    consumer has been at work for a while.
+    what nobody has read; so does a consumer that is killed before it has written what a
+    killed worker left. Those losses are stated. So here a worker is killed only when its
+    consumer is known to write what it logs, and then the consumer gets the time it needs.
     """
 
     def __init__(self, chance, fleet):
         self._chance = chance
         self._fleet = fleet
-        self._calm_at = time.monotonic() + 1.0
+        self.killed = 0
+        self._logged = [0] * len(fleet.processes)  # when a consumer was last harmed
 
     def do(self):
         """Do one of them."""
         consumers = support.consumers()
         what = self._chance.random()
         if what < 0.15:
-            if time.monotonic() > self._calm_at:
-                self._fleet.kill(self._chance.randrange(len(self._fleet.processes)))
+            self._kill_worker()
         elif what < 0.35:
             victim = self._chance.choice(self._fleet.processes)
             if victim.poll() is None:
@@ -84,8 +89,37 @@ class Harm:
         elif what < 0.55:
             _signal(consumers[0], signal.SIGHUP)
         else:
-            self._calm_at = time.monotonic() + 3.0
             _signal(consumers[0], signal.SIGKILL if what < 0.9 else signal.SIGTERM)
+            self._logged = [each.returned for each in self._fleet.sent()]
+
+    def _kill_worker(self):
+        number = self._chance.randrange(len(self._fleet.processes))
+        pid = self._fleet.processes[number].pid
+        acknowledged = _acknowledged()
+        if acknowledged is None or acknowledged.get(pid, 0) <= self._logged[number]:
+            return
+        self._fleet.kill(number)
+        self.killed += 1
+
+        def written():
+            known = _acknowledged()
+            return pid not in known if known is not None else not support.consumers()
+
+        support.wait_until(written, 20, "the records of a killed worker")
+
+
+def _acknowledged():
+    """The seq up to which each attached worker's records are written, by its pid.
+
+    None when no consumer answers.
+    """
+    for path in address.listening():
+        try:
+            workers = ask(path)["workers"]
+        except ConsumerGone:
+            continue
+        return {each["pid"]: each["acknowledged"] for each in workers}
+    return None
 
 
 def _suspend(chance, pid):
