@@ -27,7 +27,8 @@ from hashlib import sha256
 from typing import Any
 
 from logagg.abc import Batch
-from logagg.lane import Alarm, Lane
+from logagg.lane import Lane
+from logagg.lane_troubles import Alarm
 from logagg.sinks import Built
 from logagg.spill import Spill
 

@@ -44,21 +44,19 @@ from logagg import failpoints, wire
 from logagg.abc import Batch, Policy, Sink
 from logagg.errors import SinkUnavailable
 from logagg.lane_queue import Entry, LaneQueue, levels_of
+from logagg.lane_troubles import Alarm, Troubles
 from logagg.sinks import Built
 from logagg.spill import Spill
 
-__all__ = ["Alarm", "Lane"]
+__all__ = ["Lane"]
 
 FIRST_RETRY = 0.1
 LAST_RETRY = 5.0
-ALARM_INTERVAL = 10.0
 CREDIT = 1.0
 EARNED_PER_BYTE = 0.5e-6  # two megabytes a second
 CLOSE_TIMEOUT = 10.0
 
 _SMALL_TALK = b'debug","worker":"consumer"'
-
-Alarm = Callable[[str, dict[str, Any]], None]
 
 
 class Lane:
@@ -69,14 +67,11 @@ class Lane:
         done: The number of the last batch up to which this lane is done with all.
         offered: Records that came, before shaping.
         made: Records that shaping added (what sampling has left out).
-        dropped: Records dropped here, by reason.
-        dropped_levels: The same by level.
         written: Records written.
         bytes_written: How long they were.
         duplicates: Records that were not written again after a consumer's death.
         recalled: Identities of what the sink had when it was last asked.
-        error: What the last failed write said; empty when the last one succeeded.
-        last_error: What the last failure said, for good.
+        troubles: What failed, and what was dropped.
     """
 
     def __init__(
@@ -92,23 +87,18 @@ class Lane:
         self.done = 0
         self.offered = 0
         self.made = 0
-        self.dropped: dict[str, int] = {}
-        self.dropped_levels: Counter[str] = Counter()
         self.written = 0
         self.bytes_written = 0
         self.retries = 0
-        self.error = ""
-        self.last_error = ""
         self.duplicates = 0
+        self.troubles = Troubles(built.sink.url, alarm)
         self.recalled: frozenset[bytes] = frozenset()
         self._asked: list[bytes] = []
         self._recalling = asyncio.Lock()
         self.shaper = built.shaper()
         self.spill = spill
         self._for_people = built.sink.scheme in ("stdout", "stderr")
-        self._alarm = alarm
         self._finished = finished
-        self._alarm_at: dict[str, float] = {}
         self._queue = LaneQueue()
         self._last = 0
         self._writing: Entry | None = None
@@ -168,7 +158,7 @@ class Lane:
         if self._blocking_since:
             self._credit -= now - self._blocking_since
         self._blocking_since = now
-        if self._credit > 0 and not self.error:
+        if self._credit > 0 and not self.troubles.error:
             return True
         self._overrun = True
         self._blocking_since = 0.0
@@ -216,10 +206,10 @@ class Lane:
                 await self.sink.open()
                 break
             except (OSError, ValueError) as error:
-                self._failed(error, "cannot open")
+                self.troubles.failed(error, "cannot open")
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, LAST_RETRY)
-        self.error = ""
+        self.troubles.error = ""
         await self._recover()
         await self._run()
 
@@ -233,7 +223,7 @@ class Lane:
                 found = await asyncio.to_thread(self.spill.identities, b"")
                 self.recalled |= found
         except OSError as error:
-            self._tell("sink_error", f"sink {self.name}: its parked records: {error}")
+            self.troubles.tell("sink_error", f"cannot read what it parked: {error}")
 
     # ---- what comes ---------------------------------------------------------------
 
@@ -295,7 +285,7 @@ class Lane:
             self.common.queue_records, self.common.queue_bytes, newest=newest
         )
         if levels:
-            self._drop(reason, levels)
+            self.troubles.drop(reason, levels)
         self._settle()
 
     def _park(self) -> None:
@@ -313,7 +303,7 @@ class Lane:
         while self._queue and spill.append(self._queue.first.batch):
             self._queue.pop()
         if spill.records and not before:
-            self._tell("sink_slow", f"sink {self.name} is behind: records are parked")
+            self.troubles.tell("sink_slow", "is behind: records are parked")
 
     def _settle(self) -> None:
         """Find out up to which batch all are done with."""
@@ -323,27 +313,6 @@ class Lane:
             self.done = self._queue.first.number - 1
         else:
             self.done = self._last
-
-    def _drop(self, reason: str, levels: dict[str, int]) -> None:
-        records = sum(levels.values())
-        self.dropped[reason] = self.dropped.get(reason, 0) + records
-        self.dropped_levels.update(levels)
-        self._tell("dropped", f"sink {self.name} dropped records: {reason}")
-
-    def _tell(self, event: str, message: str) -> None:
-        now = clock_gettime(CLOCK_MONOTONIC)
-        if now < self._alarm_at.get(event, 0.0):
-            return
-        self._alarm_at[event] = now + ALARM_INTERVAL
-        total = sum(self.dropped.values())
-        details: dict[str, Any] = {"event": event, "sink": self.name, "dropped": total}
-        if total:
-            details["dropped_levels"] = dict(self.dropped_levels)
-        self._alarm(message, details)
-
-    def _failed(self, error: Exception, what: str) -> None:
-        self.error = self.last_error = f"{type(error).__name__}: {error}"
-        self._tell("sink_error", f"sink {self.name} {what}: {error}")
 
     # ---- what goes ----------------------------------------------------------------
 
@@ -398,7 +367,7 @@ class Lane:
                 await self.sink.write(batch)
             except OSError as error:
                 self.retries += 1
-                self._failed(error, "cannot write")
+                self.troubles.failed(error, "cannot write")
                 after = getattr(error, "retry_after", None) or 0.0
                 longer = isinstance(error, SinkUnavailable)
                 self._pausing = True
@@ -412,12 +381,12 @@ class Lane:
                     return
                 wait = min(wait * 2, LAST_RETRY)
             except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
-                self.error = self.last_error = f"{type(error).__name__}: {error}"
-                self._drop("sink_bug", levels_of(batch.lines))
+                self.troubles.note(error)
+                self.troubles.drop("sink_bug", levels_of(batch.lines))
                 sys.excepthook(type(error), error, error.__traceback__)
                 return
             else:
-                self.error = ""
+                self.troubles.error = ""
                 self.written += len(batch)
                 size = batch.size_bytes
                 self.bytes_written += size
@@ -434,7 +403,7 @@ class Lane:
         try:
             await self.sink.reopen()
         except OSError as error:
-            self._failed(error, "cannot reopen")
+            self.troubles.failed(error, "cannot reopen")
 
     async def recall(self, since: bytes) -> None:
         """Learn which records since a sort key the sink has, or will have from disk.
@@ -507,8 +476,7 @@ class Lane:
                 lost.update(levels_of(batch.lines))
                 spill.advance(len(batch), size)
         if lost:
-            self.dropped["shutdown"] = self.dropped.get("shutdown", 0) + lost.total()
-            self.dropped_levels.update(lost)
+            self.troubles.count("shutdown", lost)
         if spill.records:
             print(
                 f"logagg: {spill.records} records for {self.name} wait in "

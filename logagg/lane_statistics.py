@@ -35,16 +35,16 @@ def statistics(lane: Lane) -> dict[str, Any]:
         "duplicates": lane.duplicates,
         "written": lane.written,
         "bytes": lane.bytes_written,
-        "dropped": dict(lane.dropped),
-        "dropped_levels": dict(lane.dropped_levels),
+        "dropped": dict(lane.troubles.dropped),
+        "dropped_levels": dict(lane.troubles.dropped_levels),
         "queued_records": lane.queued_records,
         "queued_bytes": lane.queued_bytes,
         "spool_records": lane.spill.records,
         "spool_bytes": lane.spill.size_bytes,
         "oldest": _oldest(lane, now),
         "retries": lane.retries,
-        "error": lane.error,
-        "last_error": lane.last_error,
+        "error": lane.troubles.error,
+        "last_error": lane.troubles.last_error,
         "counters": dict(lane.sink.counters),
         "delivery": delivery(lane.sink),
     }
@@ -53,7 +53,7 @@ def statistics(lane: Lane) -> dict[str, Any]:
 def _state(lane: Lane) -> str:
     if lane._closing:
         return "closing"
-    if lane.error:
+    if lane.troubles.error:
         return "failing"
     return "behind" if lane._overrun or lane.spill.records else "ok"
 

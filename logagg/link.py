@@ -17,7 +17,7 @@ in part is completed, or closed by a newline and reported as torn, and then stan
 the parking as a whole.
 
 What can be lost: nothing while the disk takes what the pipe does not; else a line is
-dropped, counted in `dropped` (the consumer is told), and the user is told on stderr.
+dropped, counted in `drops` (the consumer is told), and the user is told on stderr.
 When nobody can be reached, what is kept goes to disk too: from then on nothing depends
 on this process.
 
@@ -39,6 +39,7 @@ from logagg import failpoints, launch
 from logagg.address import identifier_of
 from logagg.channel import Control, Pipe, standard_streams
 from logagg.clock import measure_offset
+from logagg.drops import Drops
 from logagg.kept import Kept
 from logagg.spool import Parking
 
@@ -78,7 +79,7 @@ class Link:
         overflow: What happens to a line when the pipe is full.
         worker: The name in its lines: the slot, or the pid.
         seq: The seq of the newest line.
-        dropped: Records that could be neither sent nor parked.
+        drops: What could be neither sent nor parked.
     """
 
     def __init__(self, path: str, sinks: list[str], *, elect: bool) -> None:
@@ -96,13 +97,10 @@ class Link:
         pid = self._pid = os.getpid()
         self.worker = _worker_name(pid)
         self.seq = 0
-        self.dropped = 0
+        self.drops = Drops()
         self._stream = f"{pid}-{clock_gettime_ns(CLOCK_MONOTONIC):x}"
         self._offset = 0
         self._switch: tuple[int, int] | None = None  # from when on, which offset
-        self._holes: list[list[int]] = []  # first and last seq of drops, unsettled
-        self._told_dropped = 0  # to the consumer
-        self._shown_dropped = 0  # by a consumer, in records that are safe
         self._complain_at = 0
         self._complaint = ""
         self._write = -1  # the pipe's write end while lines go there
@@ -184,24 +182,13 @@ class Link:
         return self._parking
 
     def _drop(self, why: str) -> None:
-        self.dropped += 1
-        if self._holes and self._holes[-1][1] == self.seq - 1:
-            self._holes[-1][1] = self.seq
-        else:
-            self._holes.append([self.seq, self.seq])
-        self._complain(f"{self.dropped} records dropped so far: {why}")
+        self.drops.add(self.seq)
+        self._complain(f"{self.drops.count} records dropped so far: {why}")
 
     def _tell_drops(self, control: Control) -> None:
-        dropped = self.dropped
-        if dropped != self._told_dropped and control.tell({"dropped": dropped}):
-            self._told_dropped = dropped
-
-    def _settled(self) -> int:
-        """How many drops stand before what is acknowledged: a new consumer, who begins
-        to count seqs there, does not see their holes."""
-        begin = self._acknowledged + 1
-        open_ = sum(last + 1 - max(first, begin) for first, last in self._holes)
-        return self.dropped - open_
+        count = self.drops.count
+        if count != self.drops.told and control.tell({"dropped": count}):
+            self.drops.told = count
 
     def _complain(self, text: str) -> None:
         """Tell the user on stderr, the last resort, at most once in 10 seconds."""
@@ -276,12 +263,11 @@ class Link:
             self._acknowledged = message["ack"]
             self._failures = 0  # it not only came up, it did its work
             self._older.acknowledge(self._acknowledged)
-            while self._holes and self._holes[0][1] <= self._acknowledged:
-                del self._holes[0]
+            self.drops.acknowledge(self._acknowledged)
             if self._parking is not None:
                 self._parking.acknowledge(self._acknowledged)
         if "told" in message:
-            self._shown_dropped = message["told"]
+            self.drops.shown = message["told"]
         if "flushed" in message:
             self._flushed = message["flushed"]
         if "switch" in message:
@@ -345,9 +331,9 @@ class Link:
             "stream": self._stream,
             "sinks": self._sinks,
             "acknowledged": self._acknowledged,
-            "dropped": self.dropped,
-            "settled": self._settled(),
-            "told": self._shown_dropped,
+            "dropped": self.drops.count,
+            "settled": self.drops.settled(self._acknowledged),
+            "told": self.drops.shown,
             "torn": self._torn,
             "again": self._handed > 0,
             "segments": segments,
@@ -362,7 +348,7 @@ class Link:
                 os.close(kept)
         if done:
             self._handed += 1
-            self._told_dropped = self.dropped
+            self.drops.told = self.drops.count
             for each in segments:
                 self._parked().told(each["segment"])
         return done
@@ -477,7 +463,7 @@ class Link:
 
     def _let_go(self, done: bool) -> None:
         if self._control is not None:
-            self._control.tell({"bye": self.seq, "dropped": self.dropped})
+            self._control.tell({"bye": self.seq, "dropped": self.drops.count})
         elif not done:
             self._spill(at_end=True)
         if self._parking is not None:
@@ -485,8 +471,9 @@ class Link:
         if not done:
             self._complain_at = 0
             self._complain(
-                f"closed before all {self.seq} records were confirmed: {self.dropped} "
-                "were dropped, the rest is with the consumer or in the spool"
+                f"closed before all {self.seq} records were confirmed: "
+                f"{self.drops.count} were dropped, the rest is with the consumer or in "
+                "the spool"
             )
         self._release()
 

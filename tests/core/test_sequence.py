@@ -402,8 +402,8 @@ class Stage:
 
     def drop(self, count):
         """Fill the pipe with records, until so many more were dropped."""
-        wanted = self.attachment.dropped + count
-        while self.attachment.dropped < wanted:
+        wanted = self.attachment.drops.count + count
+        while self.attachment.drops.count < wanted:
             self.log(3000)  # small enough to go into the pipe whole or not at all
 
     def consumer(self):
