@@ -115,6 +115,7 @@ class Consumer:
         self._last_look = 0
         self._gathering: asyncio.Task[None] | None = None
         self._stop_at = 0.0
+        self._leftovers: list[Leftovers] = []
         self._leftovers_at = RESTART_HOLD if self._restarted else 0.0
 
     # ---- life ---------------------------------------------------------------------
@@ -395,7 +396,8 @@ class Consumer:
         number = self.fanout.number
         horizon = self.merger.horizon
         told = self.report.told(horizon)
-        self._promises.note(number, horizon, self._workers(), told)
+        givers: list[Worker | Leftovers] = [*self._workers(), *self._leftovers]
+        self._promises.note(number, horizon, givers, told)
         self._finished()
 
     def _finished(self) -> None:
@@ -431,6 +433,7 @@ class Consumer:
 
     async def _read_leftovers(self, leftovers: Leftovers) -> None:
         await self.fanout.recall(leftovers.oldest_key())
+        self._leftovers.append(leftovers)
         self.register(leftovers)
         self._gathering = None
         self.wake()

@@ -25,7 +25,7 @@ from logagg.sequence import Sequence
 from logagg.spool import open_segment, orphans
 from logagg.wire import KEY_END, MAX_LINE_BYTES, PREFIX, seq_of
 
-__all__ = ["Ended", "Segment", "Worker", "stamped_line"]
+__all__ = ["Ended", "Segment", "Worker", "released", "stamped_line"]
 
 CHUNK_BYTES = 256 * 1024
 LONGEST_HEAD = 400  # prefix, level and worker: both names are bounded by their makers
@@ -439,15 +439,7 @@ class Worker:
 
     def released(self, horizon: bytes) -> int:
         """The seq up to which the merger has released; 0 when there is no news."""
-        seq = 0
-        count = 0
-        for key, marked in self.marks:
-            if key >= horizon:
-                break
-            seq = marked
-            count += 1
-        del self.marks[:count]
-        return seq
+        return released(self.marks, horizon)
 
     def acknowledge(self, seq: int) -> None:
         """All records up to a seq are safe: remove their segments, note it to tell."""
@@ -495,6 +487,19 @@ class Worker:
             os.close(self.pipe)
             self.pipe = -1
         self.connection.close()
+
+
+def released(marks: list[tuple[bytes, int]], horizon: bytes) -> int:
+    """Take the marks whose keys sort before the horizon; the number of the last, or 0."""
+    number = 0
+    count = 0
+    for key, marked in marks:
+        if key >= horizon:
+            break
+        number = marked
+        count += 1
+    del marks[:count]
+    return number
 
 
 def stamped_line(

@@ -3,17 +3,21 @@
 The consumer of an address takes them in at its start: segments that no living process
 holds or will tell of itself, one stream after the other, each in the order of its seqs.
 Their stamps are old, so they stand in the log where they came in, marked as late.
+A segment is removed when all durable sinks are done with its records, not before: until
+then its consumer may die too.
 """
 
 from __future__ import annotations
 
 import os
+from collections import deque
 from typing import Self
 
-from logagg.intake import CHUNK_BYTES, Ended, Segment
+from logagg import failpoints
+from logagg.intake import CHUNK_BYTES, Ended, Segment, released
 from logagg.sequence import Sequence
 from logagg.spool import open_segment, orphans
-from logagg.wire import seq_of
+from logagg.wire import KEY_END, seq_of
 
 __all__ = ["Leftovers"]
 
@@ -23,6 +27,7 @@ class Leftovers:
 
     Attributes:
         pipe: A descriptor that is always readable, as the cycle wants one.
+        marks: How many lines had been returned with lines up to a sort key.
     """
 
     def __init__(self, paths: list[str]) -> None:
@@ -35,7 +40,10 @@ class Leftovers:
         self._segment: Segment | None = None
         self._sequence = Sequence()
         self._stream = ""
-        self._done: list[str] = []
+        self._count = 0
+        self._safe = 0
+        self._ends: deque[tuple[int, str]] = deque()  # how many lines up to its end
+        self.marks: list[tuple[bytes, int]] = []
         self._suspects: list[bytes] = []
 
     @classmethod
@@ -74,12 +82,13 @@ class Leftovers:
                 if not self._paths:
                     if found:
                         break
+                    self.acknowledge(0)  # those that hold no line
                     raise Ended("end of leftovers")
                 self._next()
                 continue
             budget -= CHUNK_BYTES
             if not self._segment.pull():
-                self._done.append(self._segment.path)
+                self._ends.append((self._count + len(found), self._segment.path))
                 self._segment = None
                 continue
             lines, self._segment.lines = self._segment.lines, []
@@ -88,7 +97,10 @@ class Leftovers:
                 found += chosen
                 if lines:
                     self._sequence.skip_to(seq_of(lines[0]))
-        self._suspects += found
+        if found:
+            self._suspects += found
+            self._count += len(found)
+            self.marks.append((max(found)[:KEY_END], self._count))
         return found, False
 
     def _next(self) -> None:
@@ -100,14 +112,24 @@ class Leftovers:
             self._sequence = Sequence(first)
         self._segment = Segment(open_segment(path), path, 0)
 
-    def close(self) -> None:
-        """Remove what was read."""
-        for path in self._done:
+    def acknowledge(self, count: int) -> None:
+        """So many lines, from the first on, are safe: remove what they stood in."""
+        self._safe = max(self._safe, count)
+        while self._ends and self._ends[0][0] <= self._safe:
+            _, path = self._ends.popleft()
+            if failpoints.ACTIVE:
+                failpoints.hit("unlink")
             try:
                 os.unlink(path)
             except OSError:
                 pass
-        self._done.clear()
+
+    def released(self, horizon: bytes) -> int:
+        """How many lines the merger has released; 0 when there is no news."""
+        return released(self.marks, horizon)
+
+    def close(self) -> None:
+        """Nothing more is read; what is not safe yet is still to be acknowledged."""
         if self.pipe >= 0:
             os.close(self.pipe)
             self.pipe = -1

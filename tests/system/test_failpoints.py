@@ -12,14 +12,21 @@ import support
 from harness import Fleet, fresh_record, plugin_path
 from support import have, stopped, wait_until
 
+from logagg.service import ask
+
 pytestmark = pytest.mark.slow  # many real processes, some seconds each
 
 
 @contextmanager
-def serving(path, socket, **env):
-    """A consumer in the foreground; ended by SIGTERM unless it is gone before."""
+def serving(path, socket, limit=None, **env):
+    """A consumer in the foreground; ended by SIGTERM unless it is gone before.
+
+    With a limit no file may become longer: a line that is longer is refused.
+    """
     command = [sys.executable, "-m", "logagg", "serve", "--socket", socket]
     command += ["--sink", f"file:{path}"]
+    if limit is not None:
+        command = ["prlimit", f"--fsize={limit}", *command]
     with subprocess.Popen(command, env={**os.environ, **env}) as consumer:
         try:
             yield consumer
@@ -36,7 +43,9 @@ def test_a_worker_killed_while_it_leaves_a_full_pipe_loses_no_finished_record(
     path = tmp_path / "app.log"
     env = {"LOGAGG_FAILPOINT": f"{point}:kill"}
     with (
-        Fleet(path, workers=1, count=10**9, size=20_000, env=env) as victim,
+        Fleet(
+            path, workers=1, count=10**9, size=20_000, rate=300, env=env
+        ) as victim,  # so fast that the pipe is full soon, not that it is left before
         Fleet(path, workers=1, count=10**9, rate=500, run="good") as other,
     ):
         other.progress(100)
@@ -160,6 +169,30 @@ def test_a_kill_before_a_taken_segment_is_removed_leaves_each_record_once(tmp_pa
     fleet.judge().require()
 
 
+def test_what_was_parked_stays_on_disk_until_it_is_written(tmp_path):
+    """Read, offered, and the file refuses it: a kill then loses none of it."""
+    path = tmp_path / "app.log"
+    socket = str(tmp_path / "address.sock")
+    with Fleet(path, workers=3, count=400, env={"LOGAGG_SOCKET": socket}) as fleet:
+        fleet.join()
+    parked = support.spool_files()
+    assert len(parked) == 3
+
+    def tried():
+        (sink,) = ask(socket)["sinks"]
+        return sink["offered"] >= 1200 and sink["retries"] >= 3
+
+    with serving(path, socket, limit=100) as consumer:
+        wait_until(lambda: os.path.exists(socket), what="a consumer")
+        wait_until(tried, what="three tries")
+        consumer.kill()
+    assert support.spool_files() == parked
+    with serving(path, socket):
+        wait_until(lambda: not support.spool_files(), what="an empty spool")
+
+    fleet.judge().require(ordered=False)
+
+
 FILE_POINTS = {
     "before the shift of old pieces ends": ("file_rename:kill@3", "max_bytes=50000"),
     "between rename and create": ("file_renamed:kill@2", "max_bytes=50000"),
@@ -179,18 +212,21 @@ def test_a_kill_at_each_moment_of_the_file_leaves_each_record_once(tmp_path, mom
     point, options = FILE_POINTS[moment]
     path = tmp_path / "app.log"
     with Fleet(
-        path, target="", sinks=[f"file:{path}?{options}"], workers=2, count=1500,
+        path, target="", sinks=[f"file:{path}?{options}"], workers=2, count=10**6,
         rate=2000, env={"LOGAGG_FAILPOINT": point}, wait=True,
         forget=["LOGAGG_FAILPOINT"],
     ) as fleet:  # fmt: skip
         fleet.ready()
         first = support.consumer()
         fleet.go()
+        wait_until(lambda: not support.alive(first), 20, "the failpoint's kill")
+        fleet.progress(1000)
+        if "max_bytes" in options:
+            wait_until(lambda: len(support.rotated(path)) > 10, 20, "ten rotations")
+        fleet.stop()
         fleet.join()
-        assert not support.alive(first), "the failpoint was never reached"
 
     fleet.judge().require(longest=1.5)
-    assert "max_bytes" not in options or len(support.rotated(path)) > 10
 
 
 def test_a_kill_in_the_middle_of_a_write_leaves_no_torn_line(tmp_path):
