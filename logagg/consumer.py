@@ -39,7 +39,7 @@ from collections.abc import Awaitable, Callable
 from time import CLOCK_MONOTONIC, clock_gettime, clock_gettime_ns
 from typing import Any
 
-from logagg import address, failpoints, wire
+from logagg import address, failpoints, launch, wire
 from logagg.abc import Batch
 from logagg.captured import Stream
 from logagg.clock_watch import ClockWatch
@@ -131,6 +131,7 @@ class Consumer:
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGUSR1, self._reopen)
         loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, launch.consumer_signals())
         if failpoints.ACTIVE:
             failpoints.hit("start")
         for url in self._wanted:

@@ -32,7 +32,10 @@ from logagg.errors import ConfigError, WouldBlock
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["answers", "connect", "election", "ensure", "listen", "read_offset", "spawn"]
+__all__ = [
+    "answers", "connect", "consumer_signals", "election", "ensure", "listen",
+    "read_offset", "signals_kept", "spawn",
+]  # fmt: skip
 
 BACKLOG = 4096  # what /proc/sys/net/core/somaxconn allows by default since Linux 5.4
 
@@ -135,6 +138,29 @@ def write_offset(
         os.pwrite(file, b"%+024d %+024d %+024d\n" % (offset_ns, at, then), 0)
     finally:
         os.close(file)
+
+
+@contextmanager
+def signals_kept() -> Iterator[None]:
+    """Have a consumer that begins here, or is started here, keep its signals.
+
+    Until it has its handlers (`Consumer.run`) they would end it as they end any process;
+    so they wait.
+    """
+    import signal
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, consumer_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def consumer_signals() -> tuple[int, ...]:
+    """The signals that a consumer handles."""
+    import signal
+
+    return (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
 def listen(path: str) -> socket.socket:

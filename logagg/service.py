@@ -72,23 +72,27 @@ def serve(
     urls = chosen(sinks)
     config: dict[str, Any] = {"socket": path, "sinks": urls, "stay": not once}
     listener = listen(metrics) if metrics else None
-    with launch.election(path, 5.0):
-        if launch.answers(path):
-            raise ConfigError(f"a consumer listens at {path} already; stop it first")
-        config["restarted"] = os.path.exists(path)
-        config["offset"] = shared_offset(launch.stored_offset(path))
-        launch.write_offset(path, config["offset"])
-        config["fd"] = launch.listen(path).detach()
-    if listener is not None:
-        config["metrics_fd"] = listener.detach()
-    click.echo(f"listening; processes need LOGAGG_SOCKET={path}", err=True)
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    with launch.signals_kept():  # whoever reads "listening" may send one
+        with launch.election(path, 5.0):
+            if launch.answers(path):
+                raise ConfigError(
+                    f"a consumer listens at {path} already; stop it first"
+                )
+            config["restarted"] = os.path.exists(path)
+            config["offset"] = shared_offset(launch.stored_offset(path))
+            launch.write_offset(path, config["offset"])
+            config["fd"] = launch.listen(path).detach()
+        if listener is not None:
+            config["metrics_fd"] = listener.detach()
+        click.echo(f"listening; processes need LOGAGG_SOCKET={path}", err=True)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
-    async def live() -> int:
-        reread = None if read is None else (lambda: chosen(read()))
-        return await Consumer(config, reread).run()
+        async def live() -> int:
+            reread = None if read is None else (lambda: chosen(read()))
+            return await Consumer(config, reread).run()
 
-    sys.exit(asyncio.run(live()))
+        status = asyncio.run(live())
+    sys.exit(status)
 
 
 @click.command()

@@ -121,12 +121,13 @@ class LogSide:
             config["metrics_fd"] = self._metrics.fileno()
             passed.append(self._metrics.fileno())
         argument = launch.consumer_argument(self._listener, config)
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-c", launch._BOOT, argument],
-            pass_fds=passed,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        with launch.signals_kept():
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-c", launch._BOOT, argument],
+                pass_fds=passed,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
         try:
             self._pidfd = os.pidfd_open(process.pid)
         except OSError:

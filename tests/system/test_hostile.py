@@ -103,7 +103,9 @@ def test_hellos_with_bad_values_harm_nobody(scene):
             os.write(write, b"garbage\n" * 10)
         os.close(write)
         connection.close()
-    wait_until(lambda: len(scene.status()["workers"]) == 1, what="their departure")
+    wait_until(
+        lambda: len(scene.status()["workers"]) == 1, timeout=30, what="their departure"
+    )
 
     assert os.path.exists("/etc/passwd")
     scene.judge()
@@ -137,7 +139,9 @@ def test_packets_behind_a_good_hello_may_be_anything(scene):
             with contextlib.suppress(BrokenPipeError):
                 os.write(write, b"x\n")
             os.close(write)
-    wait_until(lambda: len(scene.status()["workers"]) == 1, what="their departure")
+    wait_until(
+        lambda: len(scene.status()["workers"]) == 1, timeout=30, what="their departure"
+    )
 
     scene.judge()
 

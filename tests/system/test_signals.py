@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 
 import pytest
 import support
@@ -336,3 +337,29 @@ print(n)
     assert numbers[-1] == count - 1
     last = max(each["n"] for each in records(tmp_path / "old2"))
     assert numbers[: last + 1] == list(range(last + 1))
+
+
+SLOW_START = """
+import asyncio, time
+run = asyncio.run
+def slow(*words, **options):
+    time.sleep(0.5)
+    return run(*words, **options)
+asyncio.run = slow
+"""
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+def test_a_consumer_that_has_just_begun_to_listen_ends_well(tmp_path, sign):
+    """Whoever waits for its socket may end it at once: no socket is left, status 0."""
+    (tmp_path / "sitecustomize.py").write_text(SLOW_START)
+    path = tmp_path / "own.sock"
+    command = [sys.executable, "-m", "logagg", "serve", "--socket", str(path)]
+    command += ["--sink", f"file:{tmp_path / 'app.log'}"]
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    with subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL) as consumer:
+        wait_until(path.exists, what="the socket")
+        consumer.send_signal(sign)
+
+    assert consumer.returncode == 0
+    assert not path.exists()

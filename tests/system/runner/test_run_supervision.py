@@ -92,6 +92,25 @@ def test_a_main_thread_that_waits_is_woken_by_the_signal(run: Any, hook: str) ->
     assert ended == ["ended well"] * 6, run.records()
 
 
+def test_a_request_to_reopen_comes_as_early_as_it_likes(run: Any, tools: Any) -> None:
+    """USR1 while the consumer is only starting: it is not ended by it."""
+    run.write("app.py", "import time; time.sleep(60)")
+    run.start("-w", 1, "app.py")
+
+    def taken() -> bool:
+        status = Path(f"/proc/{run.pid}/status").read_text()
+        caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+        return bool(caught >> (signal.SIGUSR1 - 1) & 1)
+
+    tools.until(taken)
+    for _ in range(10):
+        run.signal(signal.SIGUSR1)
+    run.until_ready(1)
+
+    assert run.status()["consumer"]["restarts"] == 0
+    assert run.stop() == -signal.SIGTERM
+
+
 def test_ctrl_c_in_a_terminal_arrives_once(run: Any) -> None:
     """Workers are in sessions of their own: the terminal's INT reaches only us."""
     run.write("app.py", SLEEPER)
