@@ -46,7 +46,12 @@ class Guardian:
     def _tell(self, line: str) -> None:
         if self._process.poll() is not None or not self._write(line):
             self._process.wait()
-            self._start()
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            try:
+                self._start()
+            except OSError:
+                pass  # no room for it now: the next word starts one, and tells it all
 
     def _write(self, line: str) -> bool:
         assert self._process.stdin is not None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import functools
 import os
 import signal
 import socket
@@ -311,7 +312,7 @@ class LogSide:
             return
         self._restart(status)
 
-    def _restart(self, status: int) -> None:
+    def _restart(self, status: int, *, told: bool = False) -> None:
         """Start the next consumer, as soon as the system has room for one."""
         if self._closing:
             return
@@ -320,8 +321,12 @@ class LogSide:
                 self._listener.close()
                 self._listener = launch.listen(self.path)
             self._start(restarted=True)
-        except (OSError, ConfigError):  # workers park meanwhile
-            self._loop.call_later(RETRY, self._restart, status)
+        except (OSError, ConfigError) as error:  # workers park meanwhile
+            if not told:
+                text = "the consumer cannot be started again, it is tried on"
+                print(f"logagg: {text}: {error}", file=sys.stderr)
+            again = functools.partial(self._restart, status, told=True)
+            self._loop.call_later(RETRY, again)
             return
         self.restarts += 1
         self.event(

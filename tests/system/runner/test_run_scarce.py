@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from logagg.supervisor.guardian import Guardian
 from logagg.supervisor.logside import LogSide
 from logagg.supervisor.member import Pipes
 
@@ -180,6 +181,28 @@ def test_a_consumer_that_cannot_be_replaced_at_once_is_replaced_later(
     ]
     assert run.stop() == -signal.SIGTERM
     assert run.messages()[:2] == ["first", "second"]
+    (line,) = run.err.splitlines()
+    assert "the consumer cannot be started again" in line
+    assert "Too many open files" in line
+
+
+def test_a_guard_that_cannot_be_replaced_at_once_is_replaced_later() -> None:
+    """It dies, there is no room for another: the next word to it starts one."""
+    guard = Guardian()
+    guard._process.kill()
+    guard._process.wait()
+    nobody = 2**30
+    with scarce(os.getpid()):
+        guard.add(nobody)
+        guard.discard(nobody)
+    before = guard.pid
+
+    guard.add(nobody)
+    guard.discard(nobody)
+
+    assert guard.pid != before
+    os.kill(guard.pid, 0)
+    guard.close()
 
 
 # ---- a captured stream --------------------------------------------------------------------
