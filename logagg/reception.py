@@ -180,7 +180,8 @@ class Reception:
             self._greet_viewer(hello, fds[0])
             connection.close()
         elif kind == "reload" and not fds:
-            self._spawn(self._reload(Control(connection), connection, hello))
+            urls = _urls(hello) if "sinks" in hello else None
+            self._spawn(self._reload(Control(connection), connection, urls))
         elif kind == "status" and not fds:
             Control(connection).tell(self._consumer.status())
             connection.close()
@@ -192,7 +193,9 @@ class Reception:
     def _greet_worker(
         self, connection: socket.socket, hello: dict[str, Any], fds: list[int]
     ) -> None:
+        # All that may be wrong with a hello is found before anything is changed by it.
         peer, _, _ = address.peer(connection)
+        urls = _urls(hello)
         if not address.is_pid_of(number(hello["pid"]), peer):
             raise ValueError(f"pid {hello['pid']} is not yours")
         folders = address.spool_dirs(self._consumer.identifier)
@@ -206,7 +209,6 @@ class Reception:
         self._consumer.register(worker)
         self._loop.add_reader(connection, self._hear_worker, worker)
         self.seen += 1
-        urls = [str(url) for url in hello.get("sinks", [])]
         self._spawn(self._open_for(worker, urls, fds[1:3]))
 
     def _greet_viewer(self, hello: dict[str, Any], pipe: int) -> None:
@@ -222,21 +224,20 @@ class Reception:
     def _greet_holder(
         self, connection: socket.socket, hello: dict[str, Any], fds: list[int]
     ) -> None:
+        urls = _urls(hello)
         self.holds += 1
         self.seen += 1
         self._holders.add(connection)
         self._loop.add_reader(connection, self._hear_holder, connection)
-        urls = [str(url) for url in hello.get("sinks", [])]
         own = hello.get("own") is True
         self._spawn(
             self._consumer.targets.want(Control(connection).tell, urls, fds, own=own)
         )
 
     async def _reload(
-        self, control: Control, connection: socket.socket, hello: dict[str, Any]
+        self, control: Control, connection: socket.socket, urls: list[str] | None
     ) -> None:
-        if "sinks" in hello:
-            urls = [str(url) for url in hello["sinks"]]
+        if urls is not None:
             error = await self._consumer.reconfigure(urls)
         else:
             error = await self._consumer.reload()
@@ -303,3 +304,15 @@ class Reception:
                 self.viewers.remove(viewer)
                 viewer.close()
         return left
+
+
+def _urls(hello: dict[str, Any]) -> list[str]:
+    """The sinks that a hello names.
+
+    Raises:
+        ValueError: They are no list.
+    """
+    urls = hello.get("sinks", [])
+    if not isinstance(urls, list):
+        raise ValueError("sinks must be a list of URLs")
+    return [str(url) for url in urls]

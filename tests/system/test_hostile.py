@@ -111,6 +111,32 @@ def test_hellos_with_bad_values_harm_nobody(scene):
     scene.judge()
 
 
+@pytest.mark.parametrize("kind", ["records", "hold", "reload"])
+def test_a_refused_hello_has_changed_nothing(scene, kind):
+    """Its worker is not waited for, it holds nobody, its descriptors are gone."""
+    descriptors = support.descriptors(scene.consumer)
+    refused = scene.status()["refused"]
+    keep = []
+    for _ in range(5):
+        if kind == "records":
+            connection, write = scene.attach(sinks=5)
+            os.close(write)
+        else:
+            connection = scene.connect()
+            connection.send(json.dumps({"hello": 1, "kind": kind, "sinks": 5}).encode())
+        with connection:
+            assert b"refused" in connection.recv(1 << 16)
+        # Other descriptors come between, so that none has the number of an earlier one.
+        keep.append(scene.connect())
+    wait_until(lambda: scene.status()["refused"] == refused + 5)
+
+    assert len(scene.status()["workers"]) == 1
+    for each in keep:
+        each.close()
+    wait_until(lambda: support.descriptors(scene.consumer) <= descriptors)
+    scene.judge()
+
+
 def test_packets_behind_a_good_hello_may_be_anything(scene):
     """A worker that goes mad on its control connection harms itself only."""
     wild = [
