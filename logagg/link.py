@@ -106,6 +106,7 @@ class Link:
         self._write = -1  # the pipe's write end while lines go there
         self._direct = False
         self._torn = 0  # the seq of a line that the pipe ends in a part of
+        self._closed: list[int] = []  # those whose part may still stand in the pipe
         self._look_at = 0
         self._retry_at = 0
         self._failures = 0
@@ -264,6 +265,7 @@ class Link:
             self._failures = 0  # it not only came up, it did its work
             self._older.acknowledge(self._acknowledged)
             self.drops.acknowledge(self._acknowledged)
+            self._closed = [seq for seq in self._closed if seq > self._acknowledged]
             if self._parking is not None:
                 self._parking.acknowledge(self._acknowledged)
         if "told" in message:
@@ -334,7 +336,7 @@ class Link:
             "dropped": self.drops.count,
             "settled": self.drops.settled(self._acknowledged),
             "told": self.drops.shown,
-            "torn": self._torn,
+            "torn": [*self._closed, *([self._torn] if self._torn else [])],
             "again": self._handed > 0,
             "segments": segments,
         }
@@ -438,6 +440,8 @@ class Link:
             os.write(pipe.write, b"\n")
         except BlockingIOError:
             return False
+        # Whoever was told may die before it reads that far: the next one must know.
+        self._closed.append(self._torn)
         self._torn = 0
         return True
 

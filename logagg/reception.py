@@ -204,8 +204,7 @@ class Reception:
             worker.add_kept(fds[3])
         for each in hello.get("segments", []):
             worker.add_segment(each)
-        if hello.get("torn"):
-            worker.sequence.torn.add(number(hello["torn"]))
+        worker.sequence.torn.update(map(number, hello.get("torn") or []))
         self._consumer.register(worker)
         self._loop.add_reader(connection, self._hear_worker, worker)
         self.seen += 1

@@ -75,7 +75,12 @@ class Sequence:
                 self.expected = after
                 self.admitted += len(lines)
                 return lines, []
-        return self._admit_slowly(lines, self.torn if pipe else set())
+        chosen, behind = self._admit_slowly(lines, self.torn if pipe else set())
+        if pipe and self.torn and not behind:
+            # A part stands before all later lines: what is passed will not come.
+            newest = seq_of(lines[-1])
+            self.torn = {seq for seq in self.torn if seq > newest}
+        return chosen, behind
 
     def _admit_slowly(
         self, lines: list[bytes], torn: set[int]

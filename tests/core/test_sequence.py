@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import wire_line
 
-from logagg import intake, wire
+from logagg import address, intake, wire
 from logagg.attach import Attachment, Overflow
 from logagg.intake import Ended, Worker
 from logagg.sequence import Sequence
@@ -411,9 +411,14 @@ class Stage:
         connection, _ = self._listener.accept()
         packet, fds, *_ = socket.recv_fds(connection, 1 << 16, 8)
         hello = orjson.loads(packet)
-        worker = Worker(connection, fds[0], hello, os.getpid(), [self._folder])
+        folders = address.spool_dirs(address.identifier_of(self.attachment.path))
+        worker = Worker(connection, fds[0], hello, os.getpid(), folders)
         if len(fds) > 3:
             worker.add_kept(fds[3])
+        for each in hello["segments"]:
+            worker.add_segment(each)
+        for seq in hello["torn"]:
+            worker.sequence.torn.add(seq)
         for each in fds[1:3]:
             os.close(each)
         return worker
@@ -483,6 +488,30 @@ def test_drops_are_no_losses_for_the_next_consumer_either(stage, acknowledged, s
 
     assert (losses["dropped"], losses["lost"]) == (7, 0)
     assert second.settled_drops == settled
+
+
+def test_a_torn_part_is_known_to_the_next_consumer_too(stage):
+    """The part stands closed in the pipe, and who was told of it is dead."""
+    stage.attachment.overflow = Overflow.SPOOL
+    stage.log()
+    first = stage.consumer()
+    while not stage.attachment._torn:
+        stage.log(20_001)
+    os.read(first.pipe, 700_000)  # some room; it dies before it has written that
+    while stage.attachment._torn:
+        stage.log()
+    first.close()
+    stage.attachment.flush(0)
+    second = stage.consumer()
+    stage.log()
+
+    found = read_all(second)
+    damaged, torn = second.losses()["damaged"], second.sequence.torn
+    second.close()
+
+    assert seqs(found) == list(range(1, stage.attachment.seq + 1))
+    assert all(orjson.loads(line)["message"].strip("m") == "" for line in found)
+    assert (damaged, torn) == (1, set())
 
 
 def read_all(worker):

@@ -74,7 +74,7 @@ class Scene:
             "sinks": [],
             "acknowledged": 0,
             "dropped": 0,
-            "torn": 0,
+            "torn": [],
             "again": False,
             "segments": [],
             **changes,
