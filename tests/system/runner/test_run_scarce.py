@@ -9,8 +9,10 @@ import json
 import os
 import resource
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,6 +45,12 @@ def scarce(pid: int) -> Iterator[None]:
         yield
     finally:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def waiting(stream: Any) -> int:
+    """How many bytes of a process's output have not been read."""
+    (count,) = struct.unpack("i", fcntl.ioctl(stream, termios.FIONREAD, b"\0\0\0\0"))
+    return int(count)
 
 
 # ---- a run --------------------------------------------------------------------------------
@@ -172,6 +180,7 @@ def test_a_consumer_that_cannot_be_replaced_at_once_is_replaced_later(
         os.kill(consumer, signal.SIGKILL)
         (run.directory / "go").touch()
         tools.until((run.directory / "gone").exists)
+        tools.until(lambda: waiting(run.process.stderr), what="a word about it")
     for message in ("second", "third", "fourth"):
         run.until_record(message=message)
 
