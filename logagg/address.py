@@ -18,6 +18,7 @@ import struct
 from collections.abc import Sequence
 
 from logagg.errors import ConfigError
+from logagg.mounts import is_elsewhere
 
 __all__ = [
     "MAX_SOCKET_PATH",
@@ -32,9 +33,11 @@ __all__ = [
     "socket_path",
     "spool_dir",
     "spool_dirs",
+    "state_dir",
 ]
 
 MAX_SOCKET_PATH = 107  # sun_path of unix(7) has 108 bytes with its NUL
+_LASTING = "/var/tmp"  # noqa: S108 - what is made there is checked to be private
 _MAX_BASE = MAX_SOCKET_PATH - len("/logagg/0123456789abcdef0123.sock")
 
 
@@ -65,39 +68,86 @@ def _runtime_path() -> str:
     return f"/tmp/logagg-{uid}"  # noqa: S108 - checked to be private
 
 
+def state_dir() -> str:
+    """Where this user keeps what must outlive processes, on a disk of this machine.
+
+    `$XDG_STATE_HOME/logagg`, by default `~/.local/state/logagg`; not made. Where that
+    cannot be written or lies on another machine, and where there is no home,
+    `/var/tmp/logagg-<uid>`, which outlives a start of the machine as well; made.
+
+    Raises:
+        ConfigError: There is neither; it says what to do.
+    """
+    for place in _state_dirs():
+        if _may_write(place):
+            return _private(place) if place == _state_beside() else place
+    raise ConfigError(
+        "no directory for what waits on disk: set XDG_STATE_HOME to one that can be "
+        "written, on a disk of this machine"
+    )
+
+
 def spool_dir(identifier: str) -> str:
     """The private directory where workers of an address park records; made if missing.
 
-    The runtime directory is not needed, unless the disk refuses.
+    The first of `spool_dirs` that can be had. The runtime directory is not needed,
+    unless the others refuse.
 
     Raises:
-        ConfigError: It is someone else's, a symlink, or open to others.
+        ConfigError: None can be had; the last is someone else's, or open to others.
+        OSError: The last cannot be made.
     """
-    first = _spool_at_home(identifier)
-    try:
-        os.makedirs(os.path.dirname(first), mode=0o700, exist_ok=True)
-        return _private(first)
-    except OSError:
-        return _private(_spool_beside(identifier))
+    for place in _state_dirs():
+        try:
+            if place == _state_beside():
+                _private(place)
+            else:
+                os.makedirs(place, mode=0o700, exist_ok=True)
+            return _private(os.path.join(_private(f"{place}/spool"), identifier))
+        except (OSError, ConfigError):
+            continue
+    return _private(_spool_beside(identifier))
 
 
-def spool_dirs(identifier: str) -> tuple[str, str]:
-    """Where records of an address may be parked: on disk, or where there is no home.
+def spool_dirs(identifier: str) -> list[str]:
+    """Where records of an address may be parked, the best place first.
 
-    `$XDG_STATE_HOME/logagg/spool/<id>`, by default below `~/.local/state`; where that
-    cannot be written, below the runtime directory.
+    Below `$XDG_STATE_HOME/logagg` (by default `~/.local/state/logagg`) unless that lies
+    on another machine, below `/var/tmp/logagg-<uid>`, below the runtime directory.
 
     Raises:
         ConfigError: As `runtime_dir`.
     """
-    return _spool_at_home(identifier), _spool_beside(identifier)
+    found = [f"{place}/spool/{identifier}" for place in _state_dirs()]
+    return [*found, _spool_beside(identifier)]
 
 
-def _spool_at_home(identifier: str) -> str:
+def _state_dirs() -> list[str]:
+    """Places for what must outlive processes that are ours and of this machine."""
+    found = []
     base = os.environ.get("XDG_STATE_HOME", "")
     if not os.path.isabs(base):
         base = os.path.expanduser("~/.local/state")
-    return os.path.join(base, "logagg", "spool", identifier)
+    if os.path.isabs(base) and not is_elsewhere(base):
+        found.append(os.path.join(base, "logagg"))
+    try:
+        check_private(_state_beside())
+    except FileNotFoundError:
+        pass
+    except (OSError, ConfigError):
+        return found
+    return [*found, _state_beside()]
+
+
+def _state_beside() -> str:
+    return f"{_LASTING}/logagg-{os.getuid()}"
+
+
+def _may_write(path: str) -> bool:
+    """Whether a directory can be written, or made where it is missing."""
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    return os.path.isdir(path) and os.access(path, os.W_OK | os.X_OK)
 
 
 def _spool_beside(identifier: str) -> str:

@@ -174,7 +174,11 @@ class Spill:
             yield os.path.join(parent, f"{self.name}-{number}")
 
     def _claim(self, folder: str) -> bool:
-        """Lock a directory, unless another consumer has it."""
+        """Lock a directory, unless another consumer has it.
+
+        Raises:
+            OSError: It cannot be locked at all.
+        """
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             lock = os.open(folder, flags)
@@ -184,8 +188,11 @@ class Spill:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             mine = os.path.samestat(os.fstat(lock), os.stat(folder))
             private = os.fstat(lock).st_uid == os.getuid()
-        except OSError:
+        except (BlockingIOError, FileNotFoundError):
             mine = private = False
+        except OSError:
+            os.close(lock)
+            raise
         if not mine or not private:
             os.close(lock)
             return False

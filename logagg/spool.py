@@ -57,7 +57,11 @@ class Segment:
         self.first = first
         self.last = first - 1
         self.size_bytes = 0
-        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # a file system without locks
+            self.end()
+            raise
 
     def append(self, line: bytes, seq: int) -> None:
         """Write one whole line, newline included; it is with the kernel on return.
@@ -219,7 +223,8 @@ def open_segment(path: str) -> int:
 def orphans(identifier: str) -> list[str]:
     """Segments of an address that no living process holds, oldest first.
 
-    Files that are not ours or not plain files are left out.
+    Files that are not ours or not plain files are left out, and those of which it cannot
+    be told.
     """
     found = []
     paths = []
@@ -237,9 +242,8 @@ def orphans(identifier: str) -> list[str]:
             continue
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno != errno.EWOULDBLOCK:
-                raise
+        except OSError:
+            pass
         else:
             found.append(path)
         finally:

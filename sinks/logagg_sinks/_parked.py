@@ -5,7 +5,7 @@
     ROOT/NAME/inbox-…/                  records put back by `logagg dlq replay`
     ROOT/NAME/dead-letters-0.ndjson     what the target refused for good; `.1` is older
 
-ROOT is `$XDG_STATE_HOME/logagg/sinks` (by default below `~/.local/state`); NAME is made
+ROOT is `sinks` in the user's state directory (`logagg.address.state_dir`); NAME is made
 from the sink's target. A sink takes the first spool that nobody has locked, and those
 that others left behind when they died; an inbox is taken whenever it appears.
 """
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
-from logagg.address import check_private, runtime_dir
+from logagg.address import check_private, state_dir
 from logagg_sinks._spool import DiskSpool
 
 __all__ = ["DEAD_LETTERS", "Parked", "claim", "inboxes", "name_of", "parked", "root"]
@@ -32,12 +32,7 @@ _MOST_SLOTS = 1000
 
 def root() -> Path:
     """The directory of all spools of network sinks; not made."""
-    base = os.environ.get("XDG_STATE_HOME", "")
-    if not os.path.isabs(base):
-        base = os.path.expanduser("~/.local/state")
-    if not os.path.isabs(base):  # no home
-        base = runtime_dir()
-    return Path(base, "logagg", "sinks")
+    return Path(state_dir(), "sinks")
 
 
 def name_of(identity: str) -> str:

@@ -365,7 +365,7 @@ def _user(path: Path) -> int:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 return int(file.read(20).strip() or 0)
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):  # no lock file, or no locks there
         pass
     return 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import stat
 from pathlib import Path
@@ -11,8 +13,8 @@ import support
 from hypothesis import given
 from hypothesis import strategies as st
 
+from logagg import address, wire
 from logagg import spill as module
-from logagg import wire
 from logagg.abc import Batch
 from logagg.spill import Spill
 
@@ -176,9 +178,30 @@ def test_disk_room_is_given_back_while_it_is_used(
 def test_a_disk_that_refuses_is_no_exception(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing can be made, `append` says no."""
     monkeypatch.setenv("XDG_STATE_HOME", "/dev/null/x")
+    monkeypatch.setattr(address, "_LASTING", "/dev/null")
     runtime = Path(os.environ["XDG_RUNTIME_DIR"], "logagg")
     runtime.touch()
 
     assert not Spill("target", LIMIT).append(batch_of(1))
     assert not Spill("", LIMIT).append(batch_of(1))
     runtime.unlink()
+
+
+def test_a_file_system_without_locks_is_no_exception_and_stays_clean(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each attempt says no and leaves no descriptor and no more than one directory."""
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    spill = Spill("target", LIMIT)
+    before = support.descriptors()
+    for number in range(5):
+        assert not spill.append(batch_of(number))
+
+    assert support.descriptors() == before
+    (parent,) = Path(os.environ["XDG_STATE_HOME"]).rglob("sinks")
+    assert len(list(parent.iterdir())) <= 1
+    spill.close()

@@ -1,5 +1,6 @@
 """The spool: whole lines in private files, whatever the disk does."""
 
+import errno
 import fcntl
 import os
 import resource
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import spool_files, wire_line
+from support import descriptors, spool_files, wire_line
 
 from logagg import spool, wire
 from logagg.kept import Kept
@@ -107,6 +108,28 @@ def test_orphans_are_plain_files_of_ours_only():
     os.mkfifo(os.path.join(folder, "4-a.spool"))
 
     assert orphans("an-id") == [path]
+
+
+def test_a_file_system_without_locks_is_refused_and_nothing_stays(monkeypatch):
+    """ENOLCK or ENOSYS: an error, no file, no descriptor; nobody's orphan either."""
+    parking = Parking("an-id", "1-a")
+    parking.append(line(1), 1)
+    parking.end()
+    assert len(orphans("an-id")) == 1
+    before = spool_files(), descriptors()
+
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    for seq in range(2, 12):
+        with pytest.raises(OSError, match="No locks"):
+            parking.append(line(seq), seq)
+        with pytest.raises(OSError, match="No locks"):
+            parking.spill([line(seq)])
+
+    assert (spool_files(), descriptors()) == before
+    assert orphans("an-id") == []
 
 
 def test_an_address_without_a_spool_has_no_orphans():

@@ -278,7 +278,8 @@ def test_when_nothing_can_be_written_records_are_dropped_counted_and_told(tmp_pa
     (runtime / "logagg").mkdir(mode=0o700)
 
     def wrap(command):
-        return jailed(command, read_only(runtime), read_only(state))
+        places = [read_only(each) for each in (runtime, state, "/var/tmp")]
+        return jailed(command, *places)
 
     with Fleet(tmp_path / "app.log", workers=1, count=2000, wrap=wrap) as fleet:
         (err,) = fleet.join(40)
