@@ -163,13 +163,17 @@ class _Doors:
         A listener that nobody connects to is put in the place of each shared one, under
         its number. The event loop is still woken for the shared one, finds nothing, and
         leaves what came to the siblings. Called in the channel's thread. Blocking
-        listeners are left alone: in `accept` already, they would not notice.
+        listeners are left alone: in `accept` already, they would not notice. So are
+        hand-over channels: the supervisor sends nothing more there, and if this came
+        between a connection and its acknowledgement, a sibling would get it as well.
         """
         quiet = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         _raw.bind(quiet, "")  # an abstract address of the kernel's choice
         _raw.listen(quiet, 1)
         quiet.setblocking(False)
         for fd, inode in self.listening.items():
+            if inode in self.channels:
+                continue
             try:
                 if os.fstat(fd).st_ino == inode and not os.get_blocking(fd):
                     os.dup2(quiet.fileno(), fd, inheritable=False)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import types
 from typing import Any
 
+from logagg.supervisor import doors
 from logagg.supervisor.address import Address
 from logagg.supervisor.handover import Handover
+from logagg.supervisor.start import Door
 
 
 def open_lane(handover: Handover, number: int) -> socket.socket:
@@ -61,3 +64,39 @@ def test_a_worker_that_dies_behind_its_acknowledgement_gets_nothing_more() -> No
             client.close()
 
     asyncio.run(scene())
+
+
+def test_a_worker_that_drains_still_takes_what_is_on_its_way(monkeypatch: Any) -> None:
+    """Drained between a connection and its acknowledgement, or before: acknowledged."""
+
+    def drained(then: Any) -> Any:
+        def receive(*arguments: Any) -> Any:
+            found = then(*arguments)
+            state.drain()
+            return found
+
+        return receive
+
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    door = Door("web", socket.AF_INET, "127.0.0.1", 80, "rr", theirs.fileno())
+    state = doors._Doors([door], types.SimpleNamespace(accepted=lambda: None))
+    bound = socket.socket()
+    state.put(bound, door.fd)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        for drain in (True, False):
+            if drain:
+                monkeypatch.setattr(socket, "recv_fds", drained(socket.recv_fds))
+            client = socket.create_connection(listener.getsockname())
+            server, _ = listener.accept()
+            socket.send_fds(ours, [b"c"], [server.fileno()])
+
+            taken, peer = state.accept(bound)
+
+            assert peer == client.getsockname()
+            ours.settimeout(5)
+            assert ours.recv(16) == b"ack"
+            monkeypatch.undo()
+            for each in (client, server, taken):
+                each.close()
+    for each in (ours, theirs, bound):
+        each.close()
