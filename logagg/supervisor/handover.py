@@ -24,6 +24,7 @@ While no lane is open nothing is accepted: clients wait in the kernel's queue.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections import deque
@@ -359,7 +360,11 @@ class Handover:
         }
 
     def close(self, *, keep_listener: bool = False) -> None:
-        """Stop; connections that no worker has taken are closed and counted."""
+        """Stop; connections that no worker has taken are closed and counted.
+
+        So is one on its way to a worker that has never taken any: it would stay open,
+        for nobody, as long as that worker lives.
+        """
         if self._accepting:
             self._loop.remove_reader(self.listener.fileno())
             self._accepting = False
@@ -371,6 +376,9 @@ class Handover:
         for lane in self._lanes.values():
             self._loop.remove_reader(lane.ours.fileno())
             left += [*lane.queue, *([lane.given] if lane.given else [])]
+            if lane.given is not None and not lane.acknowledged:
+                with contextlib.suppress(OSError):
+                    lane.given.sock.shutdown(socket.SHUT_RDWR)
             lane.ours.close()
             if lane.theirs is not None:
                 lane.theirs.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import types
@@ -100,3 +101,31 @@ def test_a_worker_that_drains_still_takes_what_is_on_its_way(monkeypatch: Any) -
                 each.close()
     for each in (ours, theirs, bound):
         each.close()
+
+
+def test_who_waits_for_a_worker_that_takes_nobody_is_told_at_once() -> None:
+    """Given to it, or behind that: closed, though the worker still has its lane."""
+
+    async def scene() -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        address = Address(socket.AF_INET, *listener.getsockname())
+        handover = Handover(
+            address, listener, sticky=None, choose=None, unfit=lambda *_: None
+        )
+        worker = open_lane(handover, 1)
+        await until(lambda: handover.lane(1, 1).opened)
+        clients = [socket.create_connection(listener.getsockname()) for _ in range(2)]
+        await until(lambda: handover.connections()["waiting"] == 1)
+
+        handover.close(keep_listener=True)
+
+        for client in clients:
+            client.settimeout(5)
+            with contextlib.suppress(ConnectionResetError):
+                assert client.recv(1) == b""
+            client.close()
+        assert handover.dropped == 2
+        worker.close()
+        listener.close()
+
+    asyncio.run(scene())
