@@ -31,6 +31,7 @@ line that says so; for what is not noticed the supervisor misses the acknowledge
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -280,8 +281,10 @@ class _Doors:
             connection.settimeout(socket.getdefaulttimeout())
         try:
             _raw.send(sock, b"ack")
-        except OSError:
-            pass  # the supervisor is gone; the connection is ours all the same
+        except OSError:  # another thread has closed it, or the supervisor is gone
+            with contextlib.suppress(OSError):
+                if self.channels.get(os.fstat(door.fd).st_ino) is door:
+                    os.write(door.fd, b"ack")
         self.asker.accepted()
         try:
             peer = connection.getpeername()

@@ -9,6 +9,8 @@ import socket
 import types
 from typing import Any
 
+import pytest
+
 from logagg.supervisor import doors
 from logagg.supervisor.address import Address
 from logagg.supervisor.handover import Handover
@@ -67,26 +69,29 @@ def test_a_worker_that_dies_behind_its_acknowledgement_gets_nothing_more() -> No
     asyncio.run(scene())
 
 
-def test_a_worker_that_drains_still_takes_what_is_on_its_way(monkeypatch: Any) -> None:
-    """Drained between a connection and its acknowledgement, or before: acknowledged."""
-
-    def drained(then: Any) -> Any:
-        def receive(*arguments: Any) -> Any:
-            found = then(*arguments)
-            state.drain()
-            return found
-
-        return receive
-
+@pytest.mark.parametrize("then", ["nothing", "drain", "close"])
+def test_a_connection_that_a_worker_takes_is_acknowledged(
+    then: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the worker drains or closes its listener in that moment, or before."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     door = Door("web", socket.AF_INET, "127.0.0.1", 80, "rr", theirs.fileno())
     state = doors._Doors([door], types.SimpleNamespace(accepted=lambda: None))
     bound = socket.socket()
     state.put(bound, door.fd)
+    receive = socket.recv_fds
+
+    def interrupted(*arguments: Any) -> Any:
+        found = receive(*arguments)
+        if then == "drain":
+            state.drain()
+        elif then == "close":
+            bound.close()
+        return found
+
+    monkeypatch.setattr(socket, "recv_fds", interrupted)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        for drain in (True, False):
-            if drain:
-                monkeypatch.setattr(socket, "recv_fds", drained(socket.recv_fds))
+        for _ in range(1 if then == "close" else 2):
             client = socket.create_connection(listener.getsockname())
             server, _ = listener.accept()
             socket.send_fds(ours, [b"c"], [server.fileno()])
@@ -96,7 +101,6 @@ def test_a_worker_that_drains_still_takes_what_is_on_its_way(monkeypatch: Any) -
             assert peer == client.getsockname()
             ours.settimeout(5)
             assert ours.recv(16) == b"ack"
-            monkeypatch.undo()
             for each in (client, server, taken):
                 each.close()
     for each in (ours, theirs, bound):
