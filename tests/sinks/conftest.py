@@ -21,7 +21,7 @@ from aiohttp import web
 from logagg.abc import Batch, Sink
 from logagg.sinks import build
 
-TIMEOUT = 15.0
+TIMEOUT = 30.0
 NOW = 1_795_568_460.0
 """A minute behind the records of `make_batch`."""
 

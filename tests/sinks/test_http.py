@@ -28,7 +28,7 @@ PATH = "/in"
 
 def run(coroutine):
     """Run a test's coroutine with a deadline."""
-    return asyncio.run(asyncio.wait_for(coroutine, 30))
+    return asyncio.run(asyncio.wait_for(coroutine, 50))
 
 
 @pytest.fixture

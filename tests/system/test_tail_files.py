@@ -219,7 +219,7 @@ def test_late_blocks_do_not_mislead_the_search_by_offset(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_every_way_of_asking_gives_the_same_records(tmp_path: Path) -> None:
     """All pairs of format, filter, number and following show the same set."""
     log = tmp_path / "app.log"
