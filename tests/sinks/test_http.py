@@ -966,7 +966,7 @@ def test_whatever_is_answered_every_record_is_settled_once(
         return tools.Answer(status if status != 413 or len(seen.seqs) > 1 else 503)
 
     target.default = judge
-    total = 2000
+    total = 1000
 
     async def once(start, end):
         sink = make(f"batch_records={random.randint(1, 200)}&grace=0.2")
@@ -979,9 +979,9 @@ def test_whatever_is_answered_every_record_is_settled_once(
                 await tools.until(lambda: sink.health().queued_records == 0)
         tools.balance(sink)
 
-    run(once(0, 700))
-    run(once(700, 1400))
-    run(once(1400, total))
+    run(once(0, 350))
+    run(once(350, 700))
+    run(once(700, total))
 
     dead = [letter["record"]["seq"] for letter in letters()]
     assert taken == [seq for seq in range(total) if seq % 97]

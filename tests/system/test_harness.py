@@ -86,7 +86,7 @@ def test_a_fleet_in_good_weather_is_judged_innocent(tmp_path):
 
     verdict = fleet.judge().require(longest=1.0)
     assert verdict.delivered == 4000
-    assert verdict.late == 0
+    assert verdict.late <= support.MOST_LATE
     assert all(each.finished for each in verdict.sent.values())
 
 
