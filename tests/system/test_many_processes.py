@@ -231,7 +231,7 @@ def test_cause_stands_before_effect_between_processes(tmp_path):
     """A logs, then tells B, B logs: A's line is first, in 2,000 rounds under load."""
     path = tmp_path / "app.log"
 
-    python(PING_PONG, path, 1000, timeout=50)
+    python(PING_PONG, path, 1000, timeout=250)
 
     settled()
     judge_ping_pong(path, 1000)

@@ -175,7 +175,7 @@ print(n)
     )
     path, slow = tmp_path / "app.log", tmp_path / "slow.log"
 
-    done = python(code, path, slow, env={**os.environ, **plugin_path()}, timeout=50)
+    done = python(code, path, slow, env={**os.environ, **plugin_path()}, timeout=250)
     settled(20)
 
     count = int(done.stdout)
@@ -368,7 +368,7 @@ print(json.dumps({"torn": len(torn), "n": mine, "told": len(told)}))
     from harness.fleet import PROGRAM
 
     command = [sys.executable, "-c", code, str(path), PROGRAM, config]
-    done = support.finish(jailed(command, small_disk(disk)), timeout=50)
+    done = support.finish(jailed(command, small_disk(disk)), timeout=250)
     settled(15)
 
     found = support.json.loads(done.stdout)

@@ -40,7 +40,7 @@ signal.setitimer(signal.ITIMER_REAL, 0)
 print(ticks)
 """
     )
-    done = python(code, path, 3000, timeout=50)
+    done = python(code, path, 3000, timeout=250)
     settled()
 
     ticks = int(done.stdout)

@@ -58,7 +58,7 @@ def command(*arguments: object, name: str = "tail") -> list[str]:
 def tail(*arguments: object, status: int = 0, stdin: bytes = b"") -> bytes:
     """What `logagg tail` prints; it must end with that status."""
     done = subprocess.run(
-        command(*arguments), input=stdin, capture_output=True, timeout=50, check=False
+        command(*arguments), input=stdin, capture_output=True, timeout=250, check=False
     )
     assert done.returncode == status, done.stderr.decode()
     return done.stdout
@@ -574,7 +574,7 @@ def test_a_million_lines_need_bounded_memory(tmp_path: Path, extra: list[str]) -
         ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        timeout=55,
+        timeout=250,
         check=False,
     )
 

@@ -252,7 +252,7 @@ def test_the_past_beyond_the_ring_comes_from_the_file(
     )
     with worker(target) as app:
         log(app, 0)
-        subprocess.run([sys.executable, "-c", burst, target], timeout=50, check=True)
+        subprocess.run([sys.executable, "-c", burst, target], timeout=250, check=True)
         with tailing("-n", "all", "-S", "1h", "n?") as viewer:
             viewer.read_until(lambda: viewer.output.endswith(b"\n"))
             log(app, 30_001)
@@ -331,7 +331,7 @@ def test_a_stopped_viewer_costs_nobody_but_itself(
             viewer.read_until(lambda: 0 in viewer.numbers())
             viewer.process.send_signal(signal.SIGSTOP)
             subprocess.run(
-                [sys.executable, "-c", burst, target], timeout=50, check=True
+                [sys.executable, "-c", burst, target], timeout=250, check=True
             )
             viewer.process.send_signal(signal.SIGCONT)
             settled(target, 60_001)

@@ -216,7 +216,7 @@ def test_a_child_forked_while_another_thread_logs_does_not_hang(tmp_path):
     """The child's locks are its own: it logs, whatever the other threads held."""
     path = tmp_path / "app.log"
 
-    python(FORKING, path, 60, timeout=50)
+    python(FORKING, path, 60, timeout=250)
 
     settled(20)
     children = [each["n"] for each in records(path) if each["who"] == "child"]
