@@ -34,19 +34,27 @@ async def until(condition: Any) -> None:
             await asyncio.sleep(0.001)
 
 
+async def one_given_one_waiting() -> tuple[
+    socket.socket, Handover, socket.socket, list[socket.socket]
+]:
+    """A listener, its hand-over, worker 1's end of a lane, and two clients."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    address = Address(socket.AF_INET, *listener.getsockname())
+    handover = Handover(
+        address, listener, sticky=None, choose=None, unfit=lambda *_: None
+    )
+    worker = open_lane(handover, 1)
+    await until(lambda: handover.lane(1, 1).opened)
+    clients = [socket.create_connection(listener.getsockname()) for _ in range(2)]
+    await until(lambda: handover.connections()["waiting"] == 1)
+    return listener, handover, worker, clients
+
+
 def test_a_worker_that_dies_behind_its_acknowledgement_gets_nothing_more() -> None:
     """Its death is noticed before the loop has seen its lane end; another is served."""
 
     async def scene() -> None:
-        listener = socket.create_server(("127.0.0.1", 0))
-        address = Address(socket.AF_INET, *listener.getsockname())
-        handover = Handover(
-            address, listener, sticky=None, choose=None, unfit=lambda *_: None
-        )
-        first = open_lane(handover, 1)
-        await until(lambda: handover.lane(1, 1).opened)
-        clients = [socket.create_connection(listener.getsockname()) for _ in range(2)]
-        await until(lambda: handover.connections()["waiting"] == 1)
+        listener, handover, first, clients = await one_given_one_waiting()
 
         _, (fd,), _, _ = socket.recv_fds(first, 16, 1)
         first.sendall(b"ack")
@@ -111,15 +119,7 @@ def test_who_waits_for_a_worker_that_takes_nobody_is_told_at_once() -> None:
     """Given to it, or behind that: closed, though the worker still has its lane."""
 
     async def scene() -> None:
-        listener = socket.create_server(("127.0.0.1", 0))
-        address = Address(socket.AF_INET, *listener.getsockname())
-        handover = Handover(
-            address, listener, sticky=None, choose=None, unfit=lambda *_: None
-        )
-        worker = open_lane(handover, 1)
-        await until(lambda: handover.lane(1, 1).opened)
-        clients = [socket.create_connection(listener.getsockname()) for _ in range(2)]
-        await until(lambda: handover.connections()["waiting"] == 1)
+        listener, handover, worker, clients = await one_given_one_waiting()
 
         handover.close(keep_listener=True)
 
