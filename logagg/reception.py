@@ -202,9 +202,15 @@ class Reception:
         worker = Worker(connection, fds[0], hello, peer, folders)
         if len(fds) == 4:
             worker.add_kept(fds[3])
-        for each in hello.get("segments", []):
-            worker.add_segment(each)
-        worker.sequence.torn.update(map(number, hello.get("torn") or []))
+        try:
+            for each in hello.get("segments", []):
+                worker.add_segment(each)
+            worker.sequence.torn.update(map(number, hello.get("torn") or []))
+        except (ValueError, KeyError, TypeError):
+            for segment in worker.segments:
+                if segment.path:  # what was passed to us is closed with all the rest
+                    segment.close()
+            raise
         self._consumer.register(worker)
         self._loop.add_reader(connection, self._hear_worker, worker)
         self.seen += 1

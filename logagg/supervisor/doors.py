@@ -172,7 +172,7 @@ class _Doors:
         _raw.bind(quiet, "")  # an abstract address of the kernel's choice
         _raw.listen(quiet, 1)
         quiet.setblocking(False)
-        for fd, inode in self.listening.items():
+        for fd, inode in list(self.listening.items()):  # the program may add some
             if inode in self.channels:
                 continue
             try:

@@ -8,11 +8,14 @@ import socket
 import stat
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 import support
 from harness import Fleet, besieged
 from support import BASIC, python, records, running, settled, wait_until
+
+from logagg import address
 
 pytestmark = pytest.mark.slow  # many real processes, some seconds each
 
@@ -111,15 +114,24 @@ def test_hellos_with_bad_values_harm_nobody(scene):
     scene.judge()
 
 
-@pytest.mark.parametrize("kind", ["records", "hold", "reload"])
+@pytest.mark.parametrize("kind", ["records", "segments", "torn", "hold", "reload"])
 def test_a_refused_hello_has_changed_nothing(scene, kind):
     """Its worker is not waited for, it holds nobody, its descriptors are gone."""
     descriptors = support.descriptors(scene.consumer)
     refused = scene.status()["refused"]
+    folder = address.spool_dir(address.identifier_of(scene.socket))
+    parked = Path(folder, f"{os.getpid()}-e-1.spool")
+    parked.touch()
+    segment = {"segment": str(parked), "first": 1}
+    bad = {
+        "records": {"sinks": 5},
+        "segments": {"segments": [segment, 5]},
+        "torn": {"segments": [segment], "torn": ["x"]},
+    }
     keep = []
     for _ in range(5):
-        if kind == "records":
-            connection, write = scene.attach(sinks=5)
+        if kind in bad:
+            connection, write = scene.attach(**bad[kind])
             os.close(write)
         else:
             connection = scene.connect()
@@ -134,6 +146,7 @@ def test_a_refused_hello_has_changed_nothing(scene, kind):
     for each in keep:
         each.close()
     wait_until(lambda: support.descriptors(scene.consumer) <= descriptors)
+    parked.unlink()
     scene.judge()
 
 
