@@ -15,15 +15,19 @@ TYPE_CHECKING = False  # the name that type checkers know; typing is not loaded 
 if TYPE_CHECKING:
     from typing import Any
 
-    from logagg.handler import Handler as Handler
-    from logagg.start import start as start
+    from logagg.client.handler import Handler as Handler
+    from logagg.errors import ReloadFailed as ReloadFailed
+    from logagg.errors import TaskFailed as TaskFailed
+    from logagg.integrations.inherit import attach as attach
+    from logagg.integrations.installation import install as install
+    from logagg.integrations.installation import uninstall as uninstall
+    from logagg.integrations.logging_config import logging_config as logging_config
+    from logagg.integrations.parent import start as start
+    from logagg.supervisor.child.task_runner import task as task
+    from logagg.supervisor.child.worker import Worker
+    from logagg.supervisor.child.worker import broadcast as broadcast
+    from logagg.supervisor.child.worker import on_shutdown as on_shutdown
     from logagg.supervisor.cluster import Cluster as Cluster
-    from logagg.supervisor.inside import Worker
-    from logagg.supervisor.inside import broadcast as broadcast
-    from logagg.supervisor.inside import on_shutdown as on_shutdown
-    from logagg.supervisor.slots import ReloadFailed as ReloadFailed
-    from logagg.supervisor.tasks import TaskFailed as TaskFailed
-    from logagg.supervisor.taskwork import task as task
 
     __version__: str
     is_primary: bool
@@ -35,39 +39,47 @@ __all__ = [
     "ReloadFailed",
     "TaskFailed",
     "__version__",
+    "attach",
     "broadcast",
+    "install",
     "is_primary",
+    "logging_config",
     "on_shutdown",
     "start",
     "task",
+    "uninstall",
     "worker",
 ]
 
 _PLACES = {
+    "attach": "logagg.integrations.inherit",
     "Cluster": "logagg.supervisor.cluster",
-    "Handler": "logagg.handler",
-    "ReloadFailed": "logagg.supervisor.slots",
-    "TaskFailed": "logagg.supervisor.tasks",
-    "broadcast": "logagg.supervisor.inside",
-    "on_shutdown": "logagg.supervisor.inside",
-    "start": "logagg.start",
-    "task": "logagg.supervisor.taskwork",
+    "Handler": "logagg.client.fast.native",
+    "ReloadFailed": "logagg.errors",
+    "TaskFailed": "logagg.errors",
+    "broadcast": "logagg.supervisor.child.worker",
+    "install": "logagg.integrations.installation",
+    "logging_config": "logagg.integrations.logging_config",
+    "on_shutdown": "logagg.supervisor.child.worker",
+    "start": "logagg.integrations.parent",
+    "task": "logagg.supervisor.child.task_runner",
+    "uninstall": "logagg.integrations.installation",
 }
 
 
 def __getattr__(name: str) -> Any:
     place = _PLACES.get(name)
     if place is not None:
-        from importlib import import_module
+        from importlib import import_module  # only for a name that is used
 
         value = getattr(import_module(place), name)
     elif name in ("worker", "is_primary"):
         # Not kept: a forked child of a worker is none.
-        inside = sys.modules.get("logagg.supervisor.inside")
+        inside = sys.modules.get("logagg.supervisor.child.worker")
         found = None if inside is None else inside.current()
         return found if name == "worker" else found is None
     elif name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import version  # slow, and rarely wanted
 
         value = version("logagg-service")
     else:

@@ -1,5 +1,5 @@
 """`python -m logagg` is the `logagg` command."""
 
-from logagg.cli import main
+from logagg.cli.main import main
 
 main(prog_name="logagg")

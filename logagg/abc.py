@@ -1,34 +1,53 @@
-"""What a sink is, and what it is given: the contract for every author of one.
+"""The contract of a sink: the class to derive from, and the batches that it gets.
 
-Nothing here does I/O. `logagg.sinks` finds and builds sinks, `logagg.fanout` drives
-them, `logagg.testing` has a contract test that any author can run on theirs.
+`logagg.sinks` finds and builds sinks, `logagg.fanout` drives them, and
+`logagg.testing.check_sink` is a contract test for the sinks of any author. Nothing here
+does I/O.
 """
 
 from __future__ import annotations
 
 import abc
 import enum
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
 
-import orjson
+from logagg._native import blocks
+from logagg.core.backoff import Backoff
+from logagg.core.event import Event
+from logagg.core.line import LEVEL_START, parse_line
+from logagg.filters.secret_values import SECRETS
+from logagg.ipc import failpoints
+from logagg.platform.system import fdatasync, opened_path
 
-if TYPE_CHECKING:
-    from logagg.sinks import SinkURL
-
-__all__ = ["Batch", "Policy", "Sink"]
+__all__ = [
+    "SECRETS",
+    "Alarm",
+    "Backoff",
+    "Batch",
+    "Policy",
+    "Sink",
+    "SinkURL",
+    "failpoints",
+    "fdatasync",
+    "opened_path",
+    "shown_url",
+]
 
 
 class Policy(enum.Enum):
-    """What happens to a record that finds its sink's queue full."""
+    """The fate of a record that finds its sink's queue full."""
 
     BLOCK = "block"
-    """Reading waits, and with it in the end the workers: nothing is lost."""
+    """Reading waits, and in the end the workers: nothing is lost."""
     DROP_OLD = "drop_old"
     """The oldest record of the lowest severity in the queue is dropped and counted."""
     DROP_NEW = "drop_new"
     """The new record is dropped and counted."""
     SPOOL = "spool"
-    """Records are parked on disk until the sink has caught up."""
+    """Records are spooled to disk until the sink has caught up."""
 
 
 class Batch:
@@ -36,24 +55,23 @@ class Batch:
 
     A batch is shared by all sinks and must not be changed. It holds the records as
     *wire lines*: JSON objects that lack their closing brace and newline, so that the
-    consumer's own stamp can be joined on without touching a record. Ask for the form
-    you need; each form is made once and kept:
+    consumer's timestamp can be appended without touching a record. Each form is made
+    once, on request, and kept:
 
-    - `data`: the finished NDJSON as one bytes object (what a file wants),
+    - `lines`: the wire lines, one by one,
+    - `data`: the finished NDJSON as one bytes object, for files,
     - `finished()`: the finished NDJSON lines one by one,
-    - `records()`: parsed dictionaries (what a remote target wants; costs about 1 µs
-      a record).
+    - `records()`: parsed dictionaries; costs about 1 µs per record.
 
     Attributes:
-        lines: Wire lines (bytes, no closing brace, no newline), in order.
-        closing: What finishes a line: `,"received":"…Z"}` and a newline.
-        memo: What was found out about the batch, for all that look at it later.
+        closing: The suffix of each line: `,"received":"…Z"}` and a newline.
+        memo: Results computed from the batch, shared by all sinks.
     """
 
-    __slots__ = ("_data", "_records", "_size", "closing", "lines", "memo")
+    __slots__ = ("_data", "_lines", "_records", "_size", "closing", "memo")
 
     def __init__(self, lines: list[bytes], closing: bytes) -> None:
-        self.lines = lines
+        self._lines = lines
         self.closing = closing
         self.memo: dict[Any, Any] = {}
         self._data: bytes | None = None
@@ -61,21 +79,31 @@ class Batch:
         self._records: list[dict[str, Any]] | None = None
 
     def __len__(self) -> int:
-        return len(self.lines)
+        return len(self._lines)
+
+    @property
+    def lines(self) -> list[bytes]:
+        """Wire lines (bytes, no closing brace, no newline), in order."""
+        lines = self._lines = blocks.as_list(self._lines)
+        return lines
+
+    def has_level(self, level: str) -> bool:
+        """Whether a record has this level; costs neither `lines` nor a search of them."""
+        return blocks.has_level(self._lines, level.encode(), LEVEL_START)
 
     @property
     def data(self) -> bytes:
-        """The whole batch as NDJSON: a finished line a record, newlines included."""
+        """The whole batch as NDJSON: one finished line per record, newlines included."""
         if self._data is None:
-            self._data = self.closing.join([*self.lines, b""])
+            self._data = blocks.joined(self._lines, self.closing)
         return self._data
 
     @property
     def size_bytes(self) -> int:
         """The length of `data`, without building it."""
         if self._size < 0:
-            closings = len(self.closing) * len(self.lines)
-            self._size = sum(map(len, self.lines)) + closings
+            closings = len(self.closing) * len(self._lines)
+            self._size = blocks.size_of(self._lines) + closings
         return self._size
 
     def finished(self) -> list[bytes]:
@@ -91,46 +119,87 @@ class Batch:
         never an exception.
         """
         if self._records is None:
-            self._records = [_parse(line) for line in self.finished()]
+            self._records = [parse_line(line) for line in self.finished()]
         return self._records
 
     def select(self, lines: list[bytes]) -> Batch:
-        """A batch with the same stamp and only these of its lines."""
-        return self if len(lines) == len(self.lines) else Batch(lines, self.closing)
+        """A batch with the same suffix and only these of its lines."""
+        return self if len(lines) == len(self) else Batch(lines, self.closing)
 
 
-def _parse(line: bytes) -> dict[str, Any]:
-    try:
-        record = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        record = None
-    if isinstance(record, dict):
-        return record
-    return {
-        "timestamp": line[14:44].decode("ascii", "replace"),
-        "level": "error",
-        "logger": "logagg",
-        "message": "a line arrived that is not a record",
-        "raw": line.decode("utf-8", "replace"),
-    }
+@dataclass(frozen=True, slots=True)
+class SinkURL:
+    """A sink URL taken apart; `logagg.sinks.parse` makes one.
+
+    Attributes:
+        text: The URL as the user wrote it (may hold secrets: never log it).
+        scheme: The part before the first colon, lower case.
+        target: The part between the scheme's colon and the first `?`; percent escapes
+            are still in it for `//` URLs and resolved for plain paths.
+        options: The query part, decoded, in order; a repeated key is refused.
+        descriptor: For schemes of standard streams (`stdout`, `stderr`, or ending in
+            `+stdout`, `+stderr`): that stream of the process that wants the sink.
+        common: Names of options that every sink has; they are not among `options`.
+    """
+
+    text: str
+    scheme: str
+    target: str
+    options: dict[str, str] = field(default_factory=dict)
+    descriptor: int | None = None
+    common: Sequence[str] = ()
+
+    @property
+    def shown(self) -> str:
+        """The URL as far as it may be logged: without user, password and query."""
+        return shown_url(self.text)
+
+
+def shown_url(text: str) -> str:
+    """A URL without user, password and query: all of it that may be logged.
+
+    Rather too little than a part of a password in which `/` or `?` was not escaped.
+    """
+    head, _, query = text.partition("?")
+    scheme, slashes, rest = head.partition("//")
+    if not slashes:
+        return head
+    if "@" in query.partition("=")[0]:
+        return f"{scheme}//…"
+    place = re.split(r"[/#]", rest.rpartition("@")[2], maxsplit=1)[0]
+    if "@" not in rest and not _PLACE.fullmatch(place):
+        return f"{scheme}//…"
+    return f"{scheme}//{rest.rpartition('@')[2]}"
+
+
+_PLACE = re.compile(r"(?:\[[^\]]*\]|[^:]*)(?::\d*)?")
+
+
+Alarm = Callable[[Event, str, str], None]
+"""Takes an event: its kind, its level, and its text, which follows the sink's name."""
+
+
+def _unannounced(event: Event, level: str, text: str) -> None:
+    """Take an event where no service runs."""
+    del event, level, text
 
 
 class Sink(abc.ABC):
-    """A place where records end up: a file, a terminal, a service.
+    """A destination of records: a file, a terminal, a service.
 
     The consumer calls a sink from one task on its asyncio loop, never two calls at
-    once: `open`, then any number of `write` and `flush`, at the end `close`. A sink has
-    its own queue in front of it, so a slow `write` delays nobody else; it must not
-    block the loop itself (use threads, or asyncio, for what can block).
+    once: `open`, then any number of `write` and `flush`, at the end `close`. Each sink
+    has its own queue, so a slow `write` delays no other sink; it must not block the
+    loop (use threads or asyncio for calls that can block).
 
     Order: batches come in the stream's order; within a batch records are in order.
 
-    Loss: a batch counts as delivered when `write` returns. An exception means that it
-    was not delivered: `SinkUnavailable` is tried again with the same batch after a
-    pause, for ever if need be; any other `SinkError` or `OSError` likewise, with one
-    alarm an interval; what the queue must then drop is counted, by the queue's policy.
-    A sink that wants to give up on single records (a dead letter, say) does so itself,
-    counts them in `counters` and returns.
+    Loss: a batch counts as delivered when `write` returns. After an exception the same
+    batch is tried again with a pause: `SinkUnavailable` is expected to pass, any other
+    `SinkError` or `OSError` also raises one alarm per interval. A `ConfigError`, from
+    any call, means that no retry helps: the sink has failed for good. When the queue is
+    full meanwhile, its policy decides and drops are counted. A sink that gives up on
+    single records (dead letters) does so itself, counts them in `counters` and returns.
 
     Attributes:
         scheme: The first part of its URL, as in the entry point's name.
@@ -140,11 +209,19 @@ class Sink(abc.ABC):
         counters: Counts by reason ("dead_lettered", "retried", …), shown by
             `logagg status` and the metrics.
         default_policy: The queue's policy when the user chose none.
+        interactive: Records are read by people as they come: routine events of the
+            service (a worker that ended well) are left out.
+        alarm: Puts an event about this sink into the stream (`Alarm`); the service sets
+            it before `open`. For what no call can raise: a sink that delivers in the
+            background. The same event again within ten seconds is left out.
     """
 
     scheme: ClassVar[str] = ""
+    interactive: ClassVar[bool] = False
     default_policy: ClassVar[Policy] = Policy.SPOOL
     durable: bool = False
+
+    alarm: Alarm = staticmethod(_unannounced)
 
     def __init__(self) -> None:
         self.counters: dict[str, int] = {}
@@ -156,13 +233,28 @@ class Sink(abc.ABC):
 
         Raises:
             ConfigError: An option is unknown or its value is bad; the message names
-                both and says what would be right.
+                both and the expected form.
         """
 
     @property
     @abc.abstractmethod
     def url(self) -> str:
         """The sink as a URL that builds the same one again, secrets left out."""
+
+    def owned_paths(self) -> Sequence[str]:
+        """Absolute paths of files that only one consumer of a host may write.
+
+        While the sink is open no other consumer opens a sink that owns one of them. A
+        path may hold `{…}`: then it names all files of that template.
+        """
+        return ()
+
+    def must_sync(self, batch: Batch) -> bool:  # noqa: ARG002 - of the contract
+        """Whether `write` of a batch returns only when a power cut cannot take it.
+
+        What waits for such a write on disk is synced, too.
+        """
+        return False
 
     async def open(self) -> None:
         """Get ready to write. Raise `ConfigError` when the target can never work."""
@@ -173,20 +265,28 @@ class Sink(abc.ABC):
         """Deliver the batch, or raise."""
 
     async def flush(self) -> None:
-        """Hand on what `write` accepted and only buffered."""
+        """Deliver everything that `write` accepted and only buffered.
+
+        Called before `reopen` and `close`, and, for a sink that is not durable, when an
+        application flushes its handler: its records are acknowledged after that. The
+        call is cancelled after a second.
+        """
         return
 
-    async def recall(self, since: bytes) -> frozenset[bytes]:
-        """Which records stamped at or after a sort key are written already.
+    async def written_since(self, since: bytes) -> frozenset[bytes]:
+        """Identify the records stamped at or after a sort key that are already written.
 
-        Asked of durable sinks after a consumer died, so that nothing is written twice.
+        Called on durable sinks after a consumer died, so that nothing is written twice.
 
         Args:
             since: The first bytes of a line: prefix and timestamp.
 
         Returns:
-            The lines' first bytes up to the end of their seq (`wire.identity`); the
-            empty set when the sink cannot know, and then records may stand there twice.
+            The lines' first bytes up to the end of their seq (`wireformat.record_id`);
+            the empty set when the sink cannot know: records may then be written twice.
+
+        Raises:
+            OSError: It cannot know now; it is asked again for some time.
         """
         del since
         return frozenset()
@@ -196,8 +296,28 @@ class Sink(abc.ABC):
         return
 
     async def close(self) -> None:
-        """Flush, and let go of everything. May be called twice."""
+        """Flush and release everything. May be called twice."""
         return
+
+    def owner(self) -> str:
+        """Name those whose records these are, where the target does not.
+
+        Records that wait on disk are delivered by a sink with the same target and the
+        same owner only. Blocks for a local file. Empty: the target suffices.
+
+        Raises:
+            OSError: It is not known now.
+        """
+        return ""
+
+    @property
+    def warning(self) -> str:
+        """A fault to put right although records are written; usually empty.
+
+        A new text is announced as the event `sink_alarm`, and shown by `logagg status`
+        for as long as it stands.
+        """
+        return ""
 
     def count(self, reason: str, number: int = 1) -> None:
         """Add to a counter."""

@@ -4,8 +4,8 @@ A sink is written as a URL: `file:app.log?max_bytes=50MB`, `stdout:?format=conso
 `loki+http://host:3100/?level=warning`. What stands before the first colon chooses an
 entry point of the group `logagg.sinks` (`loki+http` falls back to `loki`, so a plug-in
 registers one name for all its transports); the rest is the sink's own business, except
-for the options that every sink has (`Common`), which are taken off here and obeyed by
-the consumer.
+for the options that every sink has (`CommonOptions`), which are taken off here and
+obeyed by the consumer.
 
 This module imports no sink until one is asked for by name.
 """
@@ -15,30 +15,30 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.metadata
-import re
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
-from logagg.abc import Policy, Sink
+from logagg.abc import Policy, Sink, SinkURL, shown_url
+from logagg.core.record import REQUIRED
 from logagg.errors import ConfigError
-from logagg.options import Duration, Level, Size, convert, make, query
+from logagg.ipc.paths import is_file
+from logagg.options import Duration, Level, OptionText, Size, from_texts, make, query
 
 if TYPE_CHECKING:
-    from logagg.shaping import Shaper
     from logagg_sinks.elasticsearch import ElasticsearchSink, OpensearchSink
-    from logagg_sinks.file import FileSink
-    from logagg_sinks.http import HttpSink, HttpsSink
+    from logagg_sinks.file.file_sink import FileSink
+    from logagg_sinks.http.webhook import HttpSink, HttpsSink
     from logagg_sinks.loki import LokiSink
     from logagg_sinks.otlp import OtlpSink
     from logagg_sinks.splunk import SplunkSink
     from logagg_sinks.stdout import StderrSink, StdoutSink
 
 __all__ = [
-    "Built",
-    "Common",
+    "CommonOptions",
+    "ConfiguredSink",
     "ElasticsearchSink",
     "FileSink",
     "HttpSink",
@@ -51,18 +51,20 @@ __all__ = [
     "StderrSink",
     "StdoutSink",
     "build",
+    "is_shipped",
     "known",
     "parse",
     "wrap",
 ]
 
 GROUP = "logagg.sinks"
+REQUIRED_GIVE_UP = 60.0
 
 _FACE = {
     "ElasticsearchSink": "logagg_sinks.elasticsearch",
-    "FileSink": "logagg_sinks.file",
-    "HttpSink": "logagg_sinks.http",
-    "HttpsSink": "logagg_sinks.http",
+    "FileSink": "logagg_sinks.file.file_sink",
+    "HttpSink": "logagg_sinks.http.webhook",
+    "HttpsSink": "logagg_sinks.http.webhook",
     "LokiSink": "logagg_sinks.loki",
     "OpensearchSink": "logagg_sinks.elasticsearch",
     "OtlpSink": "logagg_sinks.otlp",
@@ -72,7 +74,9 @@ _FACE = {
 }
 
 
-class Common(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CommonOptions(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
     """The options that every sink has; the consumer obeys them, not the sink.
 
     Attributes:
@@ -83,16 +87,20 @@ class Common(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         drop: These fields are left out.
         redact: Names of fields whose values are replaced by `[redacted]`, besides those
             that workers replace; `/…/` is a pattern whose matches in any text are
-            replaced; `secrets` stands for the well-known names, for senders that do
-            not replace them.
+            replaced; `secrets` stands for the well-known names, for senders that do not
+            replace them; `texts` for secrets that are recognized within texts.
         sample: Keep one record in N of those below `warning`; the others are counted.
         collapse: Seconds within which equal records become one with a count; 0 is off.
         queue_records: How many records may wait for this sink.
         queue_bytes: How many bytes of records may wait for this sink.
         policy: What happens to a record that finds the queue full of a sink that does
             not keep pace: `spool`, `drop_old`, `drop_new` or `block`.
-        park_bytes: How much `spool` may park on disk; then it drops as `drop_old` does.
-        required: The service ends with an error when this sink fails for good.
+        queue_spool_bytes: How much of the queue `spool` may keep on disk; then it drops
+            as `drop_old` does.
+        give_up: Seconds after which a sink has failed for good when every attempt
+            failed; 0 tries for ever, or for a minute where the sink is `required`.
+        required: The service ends with an error (status 1) when this sink fails for
+            good: its target refused for good, or `give_up` has passed.
     """
 
     level: Level = 0
@@ -105,7 +113,8 @@ class Common(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     queue_records: int = 20_000
     queue_bytes: Size = 64 * 1024 * 1024
     policy: Policy = Policy.SPOOL
-    park_bytes: Size = 1024 * 1024 * 1024
+    queue_spool_bytes: Size = 1024 * 1024 * 1024
+    give_up: Duration = 0.0
     required: bool = False
 
     def __post_init__(self) -> None:
@@ -113,13 +122,23 @@ class Common(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ValueError("option sample must be 1 (keep all) or more")
         if self.queue_records < 1 or self.queue_bytes < 1:
             raise ValueError("options queue_records and queue_bytes must be positive")
+        if self.give_up < 0:
+            raise ValueError("option give_up must not be negative")
+        needed = sorted(REQUIRED.intersection(self.drop))
+        if needed:
+            raise ConfigError(f"option drop: every record needs its {needed[0]!r}")
+
+    @property
+    def failure_timeout(self) -> float:
+        """Seconds of failed attempts after which the sink has failed; 0 is never."""
+        return self.give_up or (REQUIRED_GIVE_UP if self.required else 0.0)
 
 
-_COMMON_KEYS = frozenset(Common.__struct_fields__)
+_COMMON_KEYS = frozenset(CommonOptions.__struct_fields__)
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
+class ConfiguredSink:
     """A sink, and the options about it that the consumer obeys.
 
     Attributes:
@@ -128,13 +147,7 @@ class Built:
     """
 
     sink: Sink
-    common: Common
-
-    def shaper(self) -> Shaper:
-        """What selects and shapes records for the sink; it keeps state of its own."""
-        from logagg.shaping import Shaper
-
-        return Shaper(self.common)
+    common: CommonOptions
 
     @property
     def url(self) -> str:
@@ -144,34 +157,6 @@ class Built:
         if not options:
             return base
         return f"{base}{'&' if '?' in base else '?'}{options}"
-
-
-@dataclass(frozen=True, slots=True)
-class SinkURL:
-    """A sink URL taken apart.
-
-    Attributes:
-        text: The URL as the user wrote it (may hold secrets: never log it).
-        scheme: What stands before the first colon, lower case.
-        target: What stands between the scheme's colon and the first `?`; percent
-            escapes are still in it for `//` URLs and resolved for plain paths.
-        options: The query part, decoded, in order; a repeated key is refused.
-    """
-
-    text: str
-    scheme: str
-    target: str
-    options: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def shown(self) -> str:
-        """The URL as far as it may be logged: without user, password and query."""
-        return _shown(self.text)
-
-
-def _shown(text: str) -> str:
-    head = text.partition("?")[0]
-    return re.sub(r"(?<=//)[^/]*@", "", head)
 
 
 def parse(text: str) -> SinkURL:
@@ -184,22 +169,43 @@ def parse(text: str) -> SinkURL:
     scheme, colon, target = head.partition(":")
     if not colon or "/" in scheme:
         scheme, target = "file", head
-    if not scheme or (scheme == "file" and not target.strip()):
+    if not scheme or (is_file(scheme) and not target.strip()):
         raise ConfigError(
-            f"sink {_shown(text)!r}: expected SCHEME:TARGET, for example file:app.log"
+            f"sink {shown_url(text)!r}: expected SCHEME:TARGET, for example file:app.log"
         )
     if not target.startswith("//"):
         target = unquote(target)
+    elif shown_url(text).endswith("…"):
+        raise ConfigError(
+            f"sink {shown_url(text)}: expected SCHEME://HOST[:PORT]/PATH; in a password "
+            "write %2F for /, %3F for ?, %40 for @"
+        )
     options: dict[str, str] = {}
     for key, value in parse_qsl(query, keep_blank_values=True):
         if key in options:
-            raise ConfigError(f"sink {_shown(text)}: option {key!r} is given twice")
+            raise ConfigError(f"sink {shown_url(text)}: option {key!r} is given twice")
         options[key] = value
     return SinkURL(text, scheme.lower(), target, options)
 
 
+def _checked_text(text: str) -> str:
+    parse(text)
+    return text
+
+
+SinkText = Annotated[str, OptionText(_checked_text, secret=True)]
+"""A sink URL as an option of a command; only its form is checked."""
+
+
+_seen: dict[str, importlib.metadata.EntryPoint] = {}
+
+
 def known() -> dict[str, importlib.metadata.EntryPoint]:
-    """The registered sinks by scheme, plug-ins of third parties included."""
+    """The registered sinks by scheme, plug-ins of third parties included.
+
+    One that was found once stays known: where no descriptor is free, the search comes
+    back with nothing, without an error.
+    """
     found: dict[str, importlib.metadata.EntryPoint] = {}
     for entry in importlib.metadata.entry_points(group=GROUP):
         other = found.get(entry.name)
@@ -209,14 +215,22 @@ def known() -> dict[str, importlib.metadata.EntryPoint]:
                 f"{other.value} and {entry.value}; remove one"
             )
         found[entry.name] = entry
-    return found
+    _seen.update(found)
+    return dict(_seen)
 
 
-def build(url: SinkURL | str) -> Built:
+def is_shipped(scheme: str) -> bool:
+    """Whether a sink is one of this package; so is an unknown one."""
+    entries = known()
+    entry = entries.get(scheme) or entries.get(scheme.partition("+")[0])
+    return entry is None or entry.value.startswith("logagg_sinks.")
+
+
+def build(url: SinkURL | str) -> ConfiguredSink:
     """Make the sink that a URL names; nothing is opened yet.
 
-    The options that every sink has (`Common`) are taken off first; the sink sees the
-    others only.
+    The options that every sink has (`CommonOptions`) are taken off first; the sink
+    sees the others only.
 
     Raises:
         ConfigError: Unknown scheme, unknown option or bad value; the message names it.
@@ -233,14 +247,17 @@ def build(url: SinkURL | str) -> Built:
     mine = {key: url.options[key] for key in url.options if key in _COMMON_KEYS}
     rest = {key: url.options[key] for key in url.options if key not in mine}
     cls: type[Sink] = entry.load()
-    common = convert(Common, mine, what=f"sink {url.shown}")
+    what = f"sink {url.shown}"
+    common = make(CommonOptions, from_texts(CommonOptions, mine, what=what), what=what)
     if "policy" not in mine:
         common = msgspec.structs.replace(common, policy=cls.default_policy)
-    sink = cls.from_url(SinkURL(url.text, url.scheme, url.target, rest))
-    return _checked(Built(sink, common), f"sink {url.shown}")
+    sink = cls.from_url(
+        replace(url, options=rest, common=CommonOptions.__struct_fields__)
+    )
+    return ConfiguredSink(sink, _checked(common, what))
 
 
-def wrap(sink: Sink, **common: Any) -> Built:
+def wrap(sink: Sink, **common: Any) -> ConfiguredSink:
     """Put the options that every sink has beside a sink object.
 
     Raises:
@@ -248,16 +265,22 @@ def wrap(sink: Sink, **common: Any) -> Built:
     """
     common.setdefault("policy", type(sink).default_policy)
     what = f"sink {type(sink).__name__}"
-    return _checked(Built(sink, make(Common, common, what=what)), what)
+    options = make(CommonOptions, common, what=what)
+    return ConfiguredSink(sink, _checked(options, what))
 
 
-def _checked(built: Built, what: str) -> Built:
-    """Find out now whether the filter and the patterns can be understood."""
-    try:
-        built.shaper()
-    except ConfigError as error:
-        raise ConfigError(f"{what}: {error}") from error
-    return built
+def _checked(common: CommonOptions, what: str) -> CommonOptions:
+    """Refuse a filter or pattern that cannot be understood. Raises ConfigError."""
+    if common.match.strip() or common.redact:
+        from logagg.filters import matcher, redact  # few sinks load a filter
+
+        try:
+            if common.match.strip():
+                matcher.compile((common.match,))
+            redact.Redaction(common.redact)
+        except ConfigError as error:
+            raise ConfigError(f"{what}: {error}") from error
+    return common
 
 
 def __getattr__(name: str) -> Any:

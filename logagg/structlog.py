@@ -20,15 +20,21 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from logagg.attach import Attachment, Overflow
-from logagg.encode import body, exception_field, safe_text, scrubbed_body
-from logagg.handler import FLUSH_TIMEOUT, add, connected, free, redacting
+from logagg.client.context_fields import TRACE, add_surroundings, running
+from logagg.client.fast import native
+from logagg.client.handler import FLUSH_TIMEOUT, add_field, unreserved
+from logagg.client.lifecycle import current_pid, pid_cell
+from logagg.client.sink_urls import open_transport, redaction_wanted
+from logagg.client.transport import Overflow, Transport
+from logagg.core.encode import body, safe_text, scrubbed_body
+from logagg.core.exception_fields import exception_field
+from logagg.core.levels import STANDARD
 
 __all__ = ["Logger", "LoggerFactory", "configure"]
 
 
 class Logger:
-    """What a structlog bound logger wraps: each method writes one record.
+    """The logger inside a structlog bound logger: each method writes one record.
 
     The methods take the event dictionary as their only argument, or its entries as
     keywords. They never raise for anything in it, and block as `logagg.Handler` does.
@@ -36,7 +42,7 @@ class Logger:
 
     __slots__ = ("_attachment", "_redact", "name")
 
-    def __init__(self, attachment: Attachment, name: str, *, redact: bool) -> None:
+    def __init__(self, attachment: Transport, name: str, *, redact: bool) -> None:
         self._attachment = attachment
         self._redact = redact
         self.name = name
@@ -49,7 +55,7 @@ class Logger:
         fields: dict[str, Any] = {
             "logger": self.name,
             "message": event if type(event) is str else safe_text(event),
-            "pid": _pid,
+            "pid": pid_cell[0] or current_pid(),
             "process": _process(),
             "thread": thread.name,
         }
@@ -58,8 +64,11 @@ class Logger:
                 fields["logger"] = value
             elif name == "exception":
                 fields[name] = value
-            elif name != "level":  # structlog's add_log_level says what we know
-                add(fields, name, value, redact=self._redact)
+            elif name != "level" or value != level:  # else add_log_level's
+                add_field(fields, name, value, redact=self._redact)
+        if not self._attachment.latest[0]:
+            self._attachment.renew()
+        add_surroundings(fields, self._attachment.process_fields)
         encoded = body(fields)
         if self._redact and (b":{" in encoded or b":[" in encoded):
             encoded = scrubbed_body(encoded)
@@ -90,7 +99,7 @@ class Logger:
     err = failure = exception = error
     fatal = critical
 
-    def flush(self, timeout: float = FLUSH_TIMEOUT) -> bool:
+    def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> bool:
         """As `logagg.Handler.flush`."""
         return self._attachment.flush(timeout)
 
@@ -116,8 +125,8 @@ class LoggerFactory:
         overflow: str = Overflow.SPOOL,
         redact: bool | None = None,
     ) -> None:
-        self._attachment = connected(filename, sinks, overflow=overflow)
-        self._redact = redacting(redact)
+        self._attachment = open_transport(filename, sinks, overflow=overflow)
+        self._redact = redaction_wanted(redact)
 
     def __call__(self, *args: Any) -> Logger:
         """A logger with the name `structlog.get_logger` was given, or the module's."""
@@ -142,7 +151,7 @@ def configure(
         level: Calls below this level do nothing, at next to no cost.
         overflow: As for `logagg.Handler`.
         redact: As for `logagg.Handler`.
-        processors: Processors of yours, run between merging the contextvars and
+        processors: Further processors, run between merging the contextvars and
             structuring the exception.
 
     Raises:
@@ -168,9 +177,9 @@ def configure(
 def _wrapper(base: type[Any]) -> type[Any]:
     """structlog's bound logger, with a shorter way for the ordinary call.
 
-    Ordinary is an event without `%` arguments or exception, whose fields are known to
-    be neither ours nor secrets, when no processors but ours are configured (tests that
-    capture logs replace them). It leads to the same line as the processors do.
+    Ordinary is an event without `%` arguments or exception, whose fields are neither
+    reserved nor secrets, when only logagg's processors are configured (tests that
+    capture logs replace them). It makes the same line as the processors do.
     """
 
     def method(level: str) -> Any:
@@ -184,45 +193,53 @@ def _wrapper(base: type[Any]) -> type[Any]:
         log.__name__ = level
         return log
 
-    names = ("debug", "info", "warning", "error", "critical")
     quick = {
-        name: method(name) for name in names if getattr(base, name).__name__ != "_nop"
+        name: method(name)
+        for name in STANDARD
+        if getattr(base, name).__name__ != "_nop"
     }
     for alias, name in (("warn", "warning"), ("fatal", "critical"), ("msg", "info")):
         if name in quick and hasattr(base, alias):
             quick[alias] = quick[name]
-    return type(base.__name__, (base,), quick)
+    bound = type(base.__name__, (base,), quick)
+    native.make_events(bound, quick)
+    return bound
 
 
 def _quickly(bound: Any, level: str, event: Any, rest: dict[str, Any]) -> bool:
-    """Send an ordinary event; False when it is none and nothing was done."""
+    """Send an ordinary event; return False, having done nothing, for any other."""
     logger = bound._logger
     processors = bound._processors
     if (
         type(logger) is not Logger
         or type(event) is not str
-        or len(processors) != len(_OURS)
+        or len(processors) != _COUNT
         or processors[-1] is not _hand_over
     ):
         return False
     context = bound._context
     if context:
         rest = {**context, **rest}
-    if not free.issuperset(rest) or "event" in rest:
+    if not unreserved.issuperset(rest) or "event" in rest:
         return False
     fields: dict[str, Any] = {
         "logger": logger.name,
         "message": event,
-        "pid": _pid,
+        "pid": pid_cell[0] or current_pid(),
         "process": _process(),
         "thread": _thread().name,
     }
     fields.update(rest)
     for name, value in _contextvars().items():
         if name not in rest:
-            if name not in free:
+            if name not in unreserved:
                 return False
             fields[name] = value
+    latest = logger._attachment.latest[0]
+    if TRACE in _modules or running or latest <= 0:
+        if not latest:
+            logger._attachment.renew()
+        add_surroundings(fields, logger._attachment.process_fields)
     text = len(event)
     encoded = body(fields, text)
     if (
@@ -256,6 +273,9 @@ def _hand_over(
 
 
 _OURS = (structlog.contextvars.merge_contextvars, structure_exception, _hand_over)
+_COUNT = len(_OURS)
+if native.is_used():
+    native.emit.bind_events(Logger, _hand_over, _COUNT)
 _contextvars = structlog.contextvars.get_contextvars
 _thread = threading.current_thread
 _modules = sys.modules
@@ -267,7 +287,7 @@ def _process() -> str:
 
 
 def _caller() -> str:
-    """The module that asked for the logger."""
+    """The module that called for the logger."""
     frame = sys._getframe(1)
     while frame is not None:
         name = str(frame.f_globals.get("__name__", "?"))
@@ -277,12 +297,3 @@ def _caller() -> str:
             break
         frame = frame.f_back
     return "?"
-
-
-def _forked() -> None:
-    global _pid
-    _pid = os.getpid()
-
-
-_pid = os.getpid()
-os.register_at_fork(after_in_child=_forked)

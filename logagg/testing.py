@@ -1,9 +1,9 @@
-"""Help for testing code that logs, and sinks: not loaded by anything else in logagg.
+"""Helpers for tests of logging code and of sinks; no other module loads this one.
 
-- `MemorySink` keeps what it was given.
-- `FakeClock` is a clock that moves only when told.
-- `make_line` and `make_batch` make records as they come over the wire.
-- `check_sink` is the contract of a sink as a test that any author can run on theirs.
+- `MemorySink` keeps the batches that are written to it.
+- `FakeClock` is a clock that moves only by `advance`.
+- `make_line` and `make_batch` make records in their wire form.
+- `check_sink` is the contract of a sink as a test, for the sinks of any author.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Self
 
-import orjson
-
-from logagg.abc import Batch, Sink
+from logagg.abc import Batch, Sink, SinkURL
+from logagg.core.line import dump_line, received_suffix, timestamp_bytes
 from logagg.errors import ConfigError
-from logagg.sinks import SinkURL, parse
+from logagg.sinks import parse
 
 __all__ = ["FakeClock", "MemorySink", "check_sink", "make_batch", "make_line"]
 
@@ -25,7 +24,7 @@ _START_NS = 1_795_568_400_000_000_000  # 2026-11-25T01:00:00Z
 
 
 class FakeClock:
-    """A clock for tests: call it for seconds since the epoch; it moves when told.
+    """A clock for tests: call it for seconds since the epoch; it moves by `advance`.
 
     Args:
         now: Where it starts, in seconds since the epoch.
@@ -40,12 +39,6 @@ class FakeClock:
     def advance(self, seconds: float) -> None:
         """Move the clock; a negative number sets it back."""
         self.now += seconds
-
-
-def stamp(nanoseconds: int) -> str:
-    """An instant as in a record's `timestamp`."""
-    seconds, rest = divmod(nanoseconds, 1_000_000_000)
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest:09}Z"
 
 
 def make_line(
@@ -70,7 +63,7 @@ def make_line(
         extra: Further fields.
     """
     record = {
-        "timestamp": stamp(base_ns + number * 1_000_000),
+        "timestamp": timestamp_bytes(base_ns + number * 1_000_000).decode(),
         "level": level,
         "worker": worker,
         "seq": number,
@@ -81,7 +74,7 @@ def make_line(
         "thread": "MainThread",
         **extra,
     }
-    return orjson.dumps(record)[:-1]
+    return dump_line(record)
 
 
 def make_batch(
@@ -90,7 +83,7 @@ def make_batch(
     """A batch of these wire lines, or of so many numbered records."""
     if isinstance(lines, int):
         lines = [make_line(start + n, base_ns=base_ns) for n in range(lines)]
-    return Batch(list(lines), b',"received":"%s"}\n' % stamp(base_ns).encode())
+    return Batch(list(lines), received_suffix(base_ns))
 
 
 class MemorySink(Sink):
@@ -166,7 +159,7 @@ def check_sink(
         timeout: Seconds that the whole check may take.
 
     Raises:
-        AssertionError: The contract is broken; the message says which promise.
+        AssertionError: The contract is broken; the message names the promise.
     """
     asyncio.run(asyncio.wait_for(_check(factory, delivered), timeout))
 
@@ -202,7 +195,7 @@ async def _check(
     await sink.close()
     await sink.close()
     leaked = asyncio.all_tasks() - before
-    assert not leaked, f"`close` left tasks behind: {leaked}"
+    assert not leaked, f"`close` left tasks running: {leaked}"
     numbers = [value for value in sink.counters.values() if value < 0]
     assert not numbers, "counters never go below zero"
     if delivered is not None:

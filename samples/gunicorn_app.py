@@ -3,8 +3,8 @@
     gunicorn --workers 4 --config samples/gunicorn_conf.py --preload \
         --chdir samples gunicorn_app:app
 
-The handler is made once, in the master; each forked worker attaches by itself when it
-logs for the first time.
+The handler is made once, in the master; each forked worker attaches when it logs for
+the first time.
 """
 
 import logging

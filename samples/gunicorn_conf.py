@@ -2,18 +2,8 @@
 
 import os
 
-logconfig_dict = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "handlers": {
-        "logagg": {
-            "class": "logagg.Handler",
-            "filename": os.environ.get("LOG_FILE", "gunicorn.log"),
-        }
-    },
-    "root": {"level": "INFO", "handlers": ["logagg"]},
-    "loggers": {
-        "gunicorn.error": {"level": "INFO", "propagate": True, "handlers": []},
-        "gunicorn.access": {"level": "INFO", "propagate": True, "handlers": []},
-    },
-}
+import logagg
+
+logconfig_dict = logagg.logging_config(
+    "gunicorn", filename=os.environ.get("LOG_FILE", "gunicorn.log")
+)

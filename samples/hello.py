@@ -1,9 +1,8 @@
-"""The five-minute start: a program that knows nothing of logagg.
+"""The first run: a program without any logagg code.
 
 Run it on two workers, with one ordered file for all of them:
 
-    logagg run samples/hello.py --workers 2 --sink stdout:?format=console \
-        --sink file:hello.log
+    logagg run samples/hello.py --workers 2 --sink stdout: --sink file:hello.log
 """
 
 import logging

@@ -2,8 +2,8 @@
 
     python samples/process_pool_spawn.py app.log
 
-`logagg.start` hands the root logger's level, the level names and a handler down to
-every process that multiprocessing starts, also inside libraries.
+`logagg.start` passes the root logger's level, the level names and a handler to every
+process that multiprocessing starts, also inside libraries.
 """
 
 import logging
@@ -17,7 +17,7 @@ VERBOSE = 15
 
 
 def work(number: int) -> int:
-    """Log at a level of our own."""
+    """Log at a level of this application."""
     logging.getLogger("work").log(
         VERBOSE, "number %d", number, extra={"number": number}
     )
@@ -25,7 +25,7 @@ def work(number: int) -> int:
 
 
 def main() -> None:
-    """Square some numbers in other processes."""
+    """Square numbers in other processes."""
     path = sys.argv[1] if len(sys.argv) > 1 else "app.log"
     logging.addLevelName(VERBOSE, "VERBOSE")
     logging.getLogger().setLevel(VERBOSE)

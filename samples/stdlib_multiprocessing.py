@@ -2,8 +2,8 @@
 
     python samples/stdlib_multiprocessing.py app.log
 
-Nothing is set up for the workers under fork; under spawn and forkserver the module is
-imported again, and its two lines at the top are all it takes.
+Under fork the workers need no set-up; under spawn and forkserver the module is imported
+again, and with it the two lines at the top.
 """
 
 import logging
@@ -17,7 +17,7 @@ logging.basicConfig(handlers=[logagg.Handler(path)], level="INFO")
 
 
 def work(number: int) -> None:
-    """Log from whichever process this runs in."""
+    """Log from the process that runs the task."""
     logging.getLogger("work").info("task %d is done", number, extra={"task": number})
 
 

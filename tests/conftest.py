@@ -29,14 +29,17 @@ sys.path[:0] = [str(HERE), str(HERE / "system")]
 
 import support  # noqa: E402 - the tests are no package: see the line above
 
-GRACE = 6.0
+GRACE = 20.0
+KEPT = ("LOGAGG_PORTABLE", "LOGAGG_PURE")  # the form that is tested
 
-hypothesis.settings.register_profile(
-    "here",
-    deadline=None,  # the machine may be busy with the other tests' processes
-    suppress_health_check=[hypothesis.HealthCheck.too_slow],
-    max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "100")),
-)
+for profile, same in (("here", True), ("random", False)):
+    hypothesis.settings.register_profile(
+        profile,  # another one: --hypothesis-profile random
+        derandomize=same,
+        deadline=None,  # the machine may be busy with the other tests' processes
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+        max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "100")),
+    )
 hypothesis.settings.load_profile("here")
 
 
@@ -44,6 +47,7 @@ hypothesis.settings.load_profile("here")
 for number, handler in (
     (signal.SIGINT, signal.default_int_handler),
     (signal.SIGQUIT, signal.SIG_DFL),
+    (signal.SIGHUP, signal.SIG_DFL),
 ):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, handler)
@@ -55,7 +59,40 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=float,
         default=None,
         metavar="SECONDS",
-        help="how long the random-kill soak lasts (default: 120)",
+        help="how long each soak lasts (default: 120 of kills, 45 of all faults)",
+    )
+    parser.addoption(
+        "--chaos",
+        type=float,
+        default=None,
+        metavar="SECONDS",
+        help="how long the chaos of runs lasts, all its scenes together (default: 60)",
+    )
+    parser.addoption(
+        "--fuzz",
+        type=float,
+        default=None,
+        metavar="SECONDS",
+        help="how long each fuzz test lasts (default: 200 inputs, always the same)",
+    )
+    parser.addoption(
+        "--seeds",
+        type=int,
+        default=0,
+        metavar="N",
+        help="how many seeds each simulation plays, in place of its usual number",
+    )
+    parser.addoption(
+        "--first-seed",
+        type=int,
+        default=None,
+        metavar="N",
+        help="the first of the seeds that a simulation plays, in place of its usual one",
+    )
+    parser.addoption(
+        "--mutations",
+        action="store_true",
+        help="put old faults back into the product and have the simulation find them",
     )
 
 
@@ -63,6 +100,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "leaves_files: its processes are killed, so their sockets may stay"
     )
+    if config.getoption("soak"):
+        hypothesis.settings.load_profile("random")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -168,7 +207,8 @@ def isolated(
     """Directories and environment of the test's own; see the head of this file."""
     place = sweep.fresh()
     for name in list(os.environ):
-        if name.startswith("LOGAGG_") or name in ("NO_COLOR", "FORCE_COLOR"):
+        own = name.startswith("LOGAGG_") and name not in KEPT
+        if own or name in ("NO_COLOR", "FORCE_COLOR"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(place / "r"))
     monkeypatch.setenv("XDG_STATE_HOME", str(place / "s"))
@@ -182,10 +222,11 @@ def isolated(
 def _let_go() -> None:
     """Close what this very process has attached, as its exit would."""
     root = logging.getLogger()
-    if "logagg.attach" not in sys.modules:
+    if "logagg.client.transport" not in sys.modules:
         return
-    from logagg import attach
-    from logagg.handler import Handler
+    from logagg.client import closing
+    from logagg.client.handler import Handler
+    from logagg.core.backoff import WaitBudget
 
     loggers: list[Any] = [root, *logging.Logger.manager.loggerDict.values()]
     for logger in loggers:
@@ -193,9 +234,14 @@ def _let_go() -> None:
             if isinstance(handler, Handler):
                 logger.removeHandler(handler)
                 handler.close()
-    for each in list(attach._attachments.values()):
-        each.close(attach.CLOSE_TIMEOUT)
-    attach._attachments.clear()
+    for each in list(closing.in_use.values()):
+        each.close(closing.CLOSE_TIMEOUT)
+    closing.in_use.clear()
+    closing.known.clear()
+    closing.ended.clear()
+    closing.leaving.clear()
+    closing._in_all = WaitBudget(0.9 * closing.CLOSE_TIMEOUT)
+    closing._under_logging_lock = WaitBudget(0.2)
 
 
 class Shared:
@@ -217,9 +263,9 @@ class Shared:
 
     def lines(self) -> list[bytes]:
         """Flush this process's records and return what is new in the file."""
-        from logagg import attach
+        from logagg.client import closing
 
-        found = attach._attachments.get(self.socket)
+        found = closing.in_use.get(self.socket)
         assert found is None or found.flush(10.0), "flush did not succeed"
         if not self.path.exists():
             return []

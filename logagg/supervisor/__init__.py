@@ -1,5 +1,7 @@
-"""The supervisor: the process behind `logagg run` that starts, watches, stops workers.
+"""The process of `logagg run`: it starts, watches, replaces and stops workers.
 
-It routes messages, sockets and tasks, and never touches log data: the read ends of the
-workers' pipes go to the consumer unread.
+Process: the supervisor; `child` is loaded into its workers.
+Hot path: no; log data never passes through it.
+May import: `logagg.ipc`, `logagg.core`, `logagg.options`, `logagg.client` (in `child`).
+Never: read or write a record; wait for a consumer while clients wait.
 """

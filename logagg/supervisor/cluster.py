@@ -7,86 +7,32 @@ workers run a script (often the same file, which asks `logagg.is_primary`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from logagg.errors import ClosedError, ConfigError, LogaggError, StartFailed
-from logagg.supervisor.address import Address, Policy
-from logagg.supervisor.control import Control, status
-from logagg.supervisor.cores import usable_cores
-from logagg.supervisor.handlers import Handlers
-from logagg.supervisor.member import Member
-from logagg.supervisor.options import OnFailure, Program, Restart, RunOptions
-from logagg.supervisor.pending import Pending
-from logagg.supervisor.sticky import Sticky
-from logagg.supervisor.supervisor import EVENTS, Supervisor, no_room
-from logagg.supervisor.taskwork import task_info
+import msgspec
 
-__all__ = ["Cluster", "run_options"]
+from logagg.errors import ClosedError, LogaggError, StartFailed
+from logagg.supervisor.child.task_runner import task_info
+from logagg.supervisor.control import RunControlServer, status
+from logagg.supervisor.messaging.event_handlers import EventHandlers
+from logagg.supervisor.messaging.future import AwaitableFuture
+from logagg.supervisor.process.worker_launcher import no_room
+from logagg.supervisor.process.worker_process import WorkerProcess
+from logagg.supervisor.run_context import ENDED, EVENTS
+from logagg.supervisor.run_options import RunOptions, run_options
+from logagg.supervisor.supervisor import Supervisor
+
+__all__ = ["Cluster"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
-
-
-def run_options(
-    target: str | Path | Sequence[str] | None = None,
-    *,
-    workers: int | str | None = None,
-    module: bool = False,
-    sinks: Sequence[str] = (),
-    level: str | None = None,
-    bind: str | Sequence[str] = (),
-    policy: str = "kernel",
-    sticky: str | None = None,
-    restart: str = "failure",
-    on_failure: str = "exit",
-    **rest: Any,
-) -> RunOptions:
-    """Turn what users write into checked options.
-
-    Raises:
-        ConfigError: Something is wrong; the message names it.
-    """
-    words = (str(target),) if isinstance(target, (str, Path)) else tuple(target or ())
-    program = Program.of(words, module=module) if words else Program("tasks")
-    if workers in (None, "max"):
-        count = usable_cores()
-    else:
-        try:
-            count = int(str(workers))
-        except ValueError:
-            raise ConfigError(
-                f"workers {workers!r}: expected a number or max"
-            ) from None
-    binds = (bind,) if isinstance(bind, str) else tuple(bind)
-    extra: dict[str, Any] = {}
-    if sinks:
-        extra["sinks"] = tuple(sinks)
-    if level is not None:
-        extra["level"] = level
-    return RunOptions(
-        program=program,
-        workers=count,
-        binds=tuple(Address.parse(text) for text in binds),
-        policy=_enum(Policy, "policy", policy),
-        sticky=None if sticky is None else Sticky.parse(sticky),
-        restart=_enum(Restart, "restart", restart),
-        on_failure=_enum(OnFailure, "on_failure", on_failure),
-        **extra,
-        **rest,
-    )
-
-
-def _enum(kind: type[T], name: str, value: str) -> T:
-    try:
-        return kind(value)  # type: ignore[call-arg]
-    except ValueError:
-        known = ", ".join(str(each.value) for each in kind)  # type: ignore[attr-defined]
-        raise ConfigError(f"{name} {value!r}: expected one of {known}") from None
 
 
 class Cluster:
@@ -101,19 +47,11 @@ class Cluster:
     Args:
         target: A script, or a command as a list of words; None: workers that only run
             tasks (functions of importable modules).
-        workers: How many; "max" or None: all usable cores.
-        module: `target` names a module, as in `python -m`.
-        sinks: Sink URLs; the console on stdout by default.
-        level: The level of the workers' root loggers, INFO by default.
-        bind: Addresses to listen on and share: ":8000", "unix:app.sock", …
-        policy: "kernel", "reuseport" or "rr".
-        sticky: "ip", "cookie:NAME", "header:NAME", "query:NAME"; implies rr.
-        restart: "failure", "always" or "never".
-        on_failure: "exit" or "keep", when the program cannot start.
-        rest: `choose` (a callback `(slots, connection) -> slot or None`), `env`,
-            `stop_timeout` (30 s), `ready_timeout` (60 s), `unresponsive_timeout` (60 s,
-            0: off), `max_rss_bytes`, `max_age`, `max_connections`, `max_tasks`,
-            `max_pending`; 0 means no limit.
+        options: The options of `logagg run`, as keywords (`workers=4`,
+            `stop_timeout="10s"`, `max_rss="500MB"`; plain numbers are seconds and
+            bytes), and three that only a program can use: `choose` (a callback
+            `(slots, connection) -> slot or None`), `env` (a dict) and `max_pending`
+            (how many tasks may wait). `RunOptions` is the list.
 
     Raises:
         ConfigError: An option is wrong; the message names it.
@@ -121,34 +59,44 @@ class Cluster:
 
     def __init__(
         self,
-        target: str | Path | Sequence[str] | None = None,
-        *,
-        workers: int | str | None = None,
-        **rest: Any,
+        target: str | Path | Sequence[str] | RunOptions | None = None,
+        **options: Any,
     ) -> None:
-        try:
-            self.options = run_options(target, workers=workers, **rest)
-        except TypeError as error:
-            raise ConfigError(f"Cluster: {error}") from None
-        self._handlers = Handlers(EVENTS)
+        self.options = (
+            target if isinstance(target, RunOptions) else run_options(target, **options)
+        )
+        # Without this, those that are forked before the start are all there are.
+        self._counts_workers = isinstance(target, RunOptions) or "workers" in options
+        self._handlers = EventHandlers(EVENTS)
         self._supervisor: Supervisor | None = None
         self._thread: threading.Thread | None = None
         self._task: asyncio.Task[None] | None = None
-        self._started: Pending[None] = Pending()
+        self._started: AwaitableFuture[None] = AwaitableFuture()
+        self._forks = 0  # before the start
+        self._to_stop = False
+        self._ended = False
+        self._unanswered: set[AwaitableFuture[Any]] = set()
         self.exit_status: int | None = None
         self._signal = 0
 
     # ---- life ---------------------------------------------------------------------
 
-    def serve_forever(self) -> int:
+    def serve_forever(self, *, adopt_orphans: bool = False) -> int:
         """Supervise until a signal, `stop()`, or until no worker is left.
 
-        Call it in the main thread: it handles TERM, INT, HUP, USR1, TTIN and TTOU.
+        Call it in the main thread: it handles TERM, INT, HUP, USR1, TTIN, TTOU and TSTP.
+        Children that the program started otherwise, and their exit statuses, are left
+        to it.
+
+        Args:
+            adopt_orphans: Become the parent of what workers leave running, and reap it;
+                for a process that starts no other children, such as PID 1.
 
         Returns:
             The exit status that `logagg run` would end with.
         """
-        asyncio.run(self._live(own_process=True, lasting=self.options.workers == 0))
+        lasting = self.options.workers == 0 and not self._forks
+        asyncio.run(self._live(own_process=True, adopt=adopt_orphans, lasting=lasting))
         assert self.exit_status is not None
         return 128 + self._signal if self._signal else self.exit_status
 
@@ -157,44 +105,59 @@ class Cluster:
         """The signal that ended `serve_forever`, or 0."""
         return self._signal
 
-    async def _live(self, *, own_process: bool, lasting: bool) -> None:
-        control: Control | None = None
+    async def _live(
+        self, *, own_process: bool, lasting: bool, adopt: bool = False
+    ) -> None:
+        options = self.options
+        if self._forks:
+            count = self._forks + (options.workers if self._counts_workers else 0)
+            options = msgspec.structs.replace(options, workers=count)
+        control: RunControlServer | None = None
         watching: asyncio.Task[None] | None = None
         try:
             try:
                 supervisor = Supervisor(
-                    self.options,
+                    options,
                     self._handlers,
                     own_process=own_process,
+                    adopt=adopt,
                     lasting=lasting,
                 )
-                control = Control(supervisor)
+                control = RunControlServer(supervisor)
                 await control.start()
             except LogaggError:
                 raise
             except OSError as error:
                 raise StartFailed(f"cannot start: {no_room(error)}") from error
             self._supervisor = supervisor
+            if self._to_stop:
+                supervisor.stop()
             life = asyncio.ensure_future(supervisor.run())
             begun = asyncio.ensure_future(supervisor.ready.wait())
             await asyncio.wait([life, begun], return_when="FIRST_COMPLETED")
             begun.cancel()
             if self.options.watch and not life.done():
-                from logagg.supervisor.watch import watch
+                from logagg.supervisor.reloader import watch  # only with --watch
 
-                watching = supervisor.spawn(watch(supervisor))
+                watching = supervisor.context.spawn(watch(supervisor))
             if supervisor.ready.is_set():
-                self._started.settle(None)
+                self._started.resolve(None)
             status_, self._signal = await life
             self.exit_status = int(status_)
         except BaseException as error:
             self._started.fail(error)
             raise
         finally:
+            self._end()
             if watching is not None:
                 watching.cancel()
             if control is not None:
                 control.close()
+
+    def _end(self) -> None:
+        self._ended = True
+        for answer in list(self._unanswered):
+            answer.fail(ClosedError("the cluster has ended"))
 
     def __enter__(self) -> Self:
         def live() -> None:
@@ -206,7 +169,11 @@ class Cluster:
 
         self._thread = threading.Thread(target=live, name="logagg-cluster")
         self._thread.start()
-        self._started.result()
+        try:
+            self._started.result()
+        except BaseException:  # Ctrl-C too: nothing would stop it later
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -216,7 +183,11 @@ class Cluster:
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.ensure_future(self._live(own_process=False, lasting=True))
-        await self._started
+        try:
+            await self._started
+        except BaseException:
+            await self.__aexit__()
+            raise
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
@@ -225,41 +196,66 @@ class Cluster:
         await self._task
 
     def stop(self) -> None:
-        """Stop all workers gracefully; the life methods return when they have ended."""
-        run = self._running()
-        run.loop.call_soon_threadsafe(run.stop)
+        """Stop all workers gracefully; the life methods return when they have ended.
+
+        Called again, or after the end, it does nothing more.
+        """
+        self._to_stop = True
+        run = self._supervisor
+        if run is not None and not self._ended:
+            with contextlib.suppress(RuntimeError):  # it ends just now
+                run.loop.call_soon_threadsafe(run.stop)
 
     def _running(self) -> Supervisor:
         if self._supervisor is None:
             raise ClosedError(
                 "the cluster does not run yet: use serve_forever() or a with block"
             )
+        if self._ended:
+            raise ClosedError("the cluster has ended")
         return self._supervisor
 
     # ---- workers ------------------------------------------------------------------
 
     @property
-    def workers(self) -> list[Member]:
+    def workers(self) -> list[WorkerProcess]:
         """The living workers, by slot."""
-        members = self._running().slots.members()
-        return sorted(members, key=lambda member: member.slot)
+        workers = self._running().slots.workers()
+        return sorted(workers, key=lambda worker: worker.slot)
 
-    def fork(self, count: int = 1) -> Pending[None]:
-        """Open further slots; each is kept filled like the first ones."""
-        return self._call(lambda run: [run.slots.open() for _ in range(count)])
+    def fork(self, count: int = 1) -> AwaitableFuture[None]:
+        """Open further slots; each is kept filled like the first ones.
 
-    def scale(self, count: int) -> Pending[Any]:
-        """Have so many workers; settled when surplus ones have ended."""
+        Before the start it sets how many workers there will be: in addition to
+        `workers=`, or, without that, alone. In a handler of "exit" it opens none for a
+        worker that is started again anyway. When the cluster stops, the result is
+        `ClosedError`.
+        """
+        if self._supervisor is None and not self._ended:
+            self._forks += count
+            return self._started
+        run = self._running()
+        ended = ENDED.get()
+        run.forking += 1  # a run whose last worker has ended waits for this one
+        return self._call(lambda run: run.fork(count, ended))
+
+    def scale(self, count: int) -> AwaitableFuture[Any]:
+        """Have so many workers; resolved when surplus ones have ended.
+
+        When the cluster stops, the result is `ClosedError`.
+        """
         return self._do(lambda run: run.scale(count))
 
-    def reload(self) -> Pending[Any]:
+    def reload(self) -> AwaitableFuture[Any]:
         """Replace all workers one at a time, each fresh one ready first.
 
         The result is how many were replaced, or `ReloadFailed`: the old ones serve on.
         """
         return self._do(lambda run: run.reload())
 
-    def disconnect(self, worker: Member, timeout: float | None = None) -> Pending[Any]:
+    def disconnect(
+        self, worker: WorkerProcess, timeout: float | None = None
+    ) -> AwaitableFuture[Any]:
         """Stop one worker for good: hooks, TERM, the deadline, KILL."""
 
         async def retire(run: Supervisor) -> None:
@@ -270,7 +266,7 @@ class Cluster:
         return self._do(retire)
 
     def status(self) -> dict[str, Any]:
-        """What `logagg status --json` shows."""
+        """The run's state, as `logagg status --json` shows it."""
         return status(self._running())
 
     # ---- events and messages ------------------------------------------------------
@@ -291,15 +287,15 @@ class Cluster:
 
         return register
 
-    def broadcast(self, message: Any) -> Pending[None]:
-        """Send a message to every worker; settled when all their handlers have run."""
+    def broadcast(self, message: Any) -> AwaitableFuture[None]:
+        """Send a message to every worker; resolved when all their handlers have run."""
         return self._do(lambda run: _wait(run.router.broadcast(message)))
 
     # ---- tasks --------------------------------------------------------------------
 
     def submit(
         self, function: Callable[..., Any] | str, *args: Any, **kwargs: Any
-    ) -> Pending[Any]:
+    ) -> AwaitableFuture[Any]:
         """Have an idle worker run a task.
 
         Args:
@@ -330,8 +326,6 @@ class Cluster:
         timeout: float | None = None,
     ) -> Iterator[Any]:
         """As `concurrent.futures.Executor.map`: results in order, first error raised."""
-        import time
-
         end = None if timeout is None else time.monotonic() + timeout
         futures = [
             self.submit(function, *args) for args in zip(*iterables, strict=False)
@@ -364,40 +358,47 @@ class Cluster:
         future = self.submit(function, *args, **kwargs)
         return await asyncio.wait_for(asyncio.wrap_future(future), timeout)
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+    def shutdown(
+        self, wait: bool = True, *, cancel_futures: bool = False
+    ) -> AwaitableFuture[None]:
         """Take no more tasks, as `concurrent.futures.Executor.shutdown`.
 
-        Workers stay until the cluster is stopped.
+        Workers stay until the cluster is stopped. With `wait` it blocks until no task
+        is left; inside an event loop it never does: await the result for that.
         """
-        run = self._running()
-        closed = self._call(lambda r: r.tasks.close(cancel_futures=cancel_futures))
-        if wait:
-            closed.result()
-            run.tasks.wait_until_empty()
+        done = self._do(lambda run: run.tasks.shut_down(cancel_futures=cancel_futures))
+        if wait and asyncio._get_running_loop() is None:
+            done.result()
+        return done
 
     # ---- to the loop --------------------------------------------------------------
 
-    def _call(self, function: Callable[[Supervisor], Any]) -> Pending[Any]:
+    def _call(self, function: Callable[[Supervisor], Any]) -> AwaitableFuture[Any]:
         async def call(run: Supervisor) -> Any:
             return function(run)
 
         return self._do(call)
 
-    def _do(self, function: Callable[[Supervisor], Any]) -> Pending[Any]:
+    def _do(self, function: Callable[[Supervisor], Any]) -> AwaitableFuture[Any]:
         run = self._running()
-        answer: Pending[Any] = Pending()
+        answer: AwaitableFuture[Any] = AwaitableFuture()
 
         async def work() -> None:
             try:
-                answer.settle(await function(run))
+                answer.resolve(await function(run))
             except Exception as error:  # noqa: BLE001  the caller's to handle
                 answer.fail(error)
 
-        run.loop.call_soon_threadsafe(run.spawn, work())
+        self._unanswered.add(answer)
+        answer.add_done_callback(self._unanswered.discard)
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            run.loop.call_soon_threadsafe(lambda: run.context.spawn(work()))
+        if self._ended:  # perhaps after it has failed what was asked before
+            self._end()
         return answer
 
 
-async def _wait(pending: Pending[T]) -> T:
+async def _wait(pending: AwaitableFuture[T]) -> T:
     return await pending
 
 
@@ -405,4 +406,5 @@ def end_by_signal(signum: int) -> None:
     """End this process by the signal that stopped the run, so that callers see it."""
     signal.signal(signum, signal.SIG_DFL)
     signal.raise_signal(signal.Signals(signum))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signum])  # see `run_signals.hold`
     sys.exit(128 + signum)  # PID 1 is not ended by a signal's default action

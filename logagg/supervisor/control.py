@@ -1,4 +1,4 @@
-"""The control socket of a run: what `logagg status|reload|scale|stop` talk to.
+"""The control socket of a run, for `logagg status|reload|scale|stop`.
 
 One request a connection: a JSON object on a line, answered by one. The socket stands in
 the private runtime directory (0700, owner checked), has mode 0600, and peers of another
@@ -10,45 +10,44 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
-import socket
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from logagg.address import peer, runtime_dir
-from logagg.errors import ConfigError, LogaggError
-from logagg.supervisor.member import rss_bytes
-from logagg.supervisor.slots import ReloadFailed
+from logagg.abc import shown_url
+from logagg.errors import LogaggError, ReloadFailed
+from logagg.ipc import run_control
+from logagg.ipc.protocol import (
+    ReloadRequest,
+    RunReply,
+    ScaleRequest,
+    StatusRequest,
+    StopRequest,
+    decode_run_request,
+    encode,
+    printable,
+)
+from logagg.platform.peers import credentials
+from logagg.platform.procfs import rss_bytes
+from logagg.supervisor.slots.slot import Slot
+from logagg.supervisor.supervisor import Supervisor
 
-if TYPE_CHECKING:
-    from logagg.supervisor.supervisor import Supervisor
-
-__all__ = ["Control", "ask", "find", "runs"]
+__all__ = ["RunControlServer", "status"]
 
 _LINE_BYTES = 1024 * 1024
 
 
-def _path(pid: int) -> str:
-    return os.path.join(runtime_dir(), f"run-{pid}.control")
-
-
-class Control:
+class RunControlServer:
     """The server's side."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._run = supervisor
-        self._path = _path(os.getpid())
+        self._path = ""
         self._server: asyncio.AbstractServer | None = None
 
     async def start(self) -> None:
         """Begin to answer."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.bind(self._path)
-        os.chmod(self._path, 0o600)
+        sock, self._path = run_control.listen()
         self._server = await asyncio.start_unix_server(
             self._serve, sock=sock, limit=_LINE_BYTES
         )
@@ -64,149 +63,84 @@ class Control:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         try:
-            _, uid, _ = peer(writer.get_extra_info("socket"))
+            _, uid, _ = credentials(writer.get_extra_info("socket"))
             if uid not in (os.getuid(), 0):
                 return
-            question = json.loads(await asyncio.wait_for(reader.readline(), 5.0))
-            answer = await self._answer(question)
-            writer.write(json.dumps(answer).encode() + b"\n")
+            line = await asyncio.wait_for(reader.readline(), 5.0)
+            writer.write(encode(await self._answer(line)) + b"\n")
             await writer.drain()
-        except (OSError, ValueError, TypeError, KeyError, TimeoutError):
-            pass  # a peer that does not speak the protocol, or went away
+        except (OSError, ValueError, TimeoutError):
+            pass  # a line that is too long, or a peer that went away
         finally:
             writer.close()
 
-    async def _answer(self, question: dict[str, Any]) -> dict[str, Any]:
-        verb = question["do"]
+    async def _answer(self, line: bytes) -> RunReply:
         try:
-            if verb == "status":
-                return status(self._run)
-            if verb == "reload":
-                return {"replaced": await self._run.reload()}
-            if verb == "scale":
-                await self._run.scale(int(question["workers"]))
-                return {"workers": len(self._run.slots.by_number)}
-            if verb == "stop":
-                self._run.stop("logagg stop")
-                return {"stopping": True}
+            match decode_run_request(line):
+                case StatusRequest():
+                    return RunReply(status=status(self._run))
+                case ReloadRequest():
+                    return RunReply(replaced=await self._run.reload())
+                case ScaleRequest(workers):
+                    await self._run.scale(workers)
+                    return RunReply(workers=len(self._run.slots.by_number))
+                case StopRequest():
+                    self._run.stop("logagg stop")
+                    return RunReply(stopping=True)
         except ReloadFailed as error:
-            return {"error": str(error), "trace": error.trace}
+            return RunReply(printable(error), printable(error.trace))
         except LogaggError as error:
-            return {"error": str(error)}
-        return {"error": f"unknown request {verb!r}"}
+            return RunReply(printable(error))
+
+
+def _slot_row(run: Supervisor, slot: Slot) -> dict[str, Any]:
+    worker, end, now = slot.worker, slot.last_exit, run.loop.time()
+    row = {
+        "slot": slot.number,
+        "restarts": slot.restarts,
+        "last_exit": None if end is None else f"{end.how}, {end.reason}",
+    }
+    if worker is None:
+        return {**row, "state": "waiting", "starts_in": round(slot.starts_at - now, 1)}
+    handed = sum(each.acknowledged(worker.id) for each in run.listeners.round_robins())
+    return {
+        **row,
+        "state": worker.state,
+        "pid": worker.pid,
+        "id": worker.id,
+        "uptime": round(worker.uptime, 1),
+        "rss_bytes": rss_bytes(worker.pid),
+        "connections": handed or worker.connections,
+        "tasks": worker.tasks_done,
+        "unacknowledged_messages": worker.peer.unacknowledged,
+        "silent": round(max(now - worker.last_pong, 0.0), 1),
+    }
 
 
 def status(run: Supervisor) -> dict[str, Any]:
-    """Everything that `logagg status` shows of a run."""
-    now = run.loop.time()
-    handovers = run.listeners.handovers()
-    slots = []
-    for number, slot in sorted(run.slots.by_number.items()):
-        member, end = slot.worker, slot.last_exit
-        row: dict[str, Any] = {"slot": number, "restarts": slot.restarts}
-        row["last_exit"] = None if end is None else f"{end.how}, {end.reason}"
-        if member is None:
-            row.update(state="waiting", starts_in=round(slot.starts_at - now, 1))
-        else:
-            handed = sum(each.acknowledged(member.id) for each in handovers)
-            row.update(
-                state=member.state,
-                pid=member.pid,
-                id=member.id,
-                uptime=round(member.uptime, 1),
-                rss_bytes=rss_bytes(member.pid),
-                connections=handed or member.connections,
-                tasks=member.tasks_done,
-                unacknowledged_messages=len(member.outbox),
-                silent=round(max(now - member.last_pong, 0.0), 1),
-            )
-        slots.append(row)
+    """A run's state, for `logagg status`."""
+    slots = sorted(run.slots.by_number.values(), key=lambda slot: slot.number)
     listeners = [
         {
             "address": str(each.address),
-            "policy": each.policy.value,
-            **(each.handover.connections() if each.handover else {}),
+            "policy": "kernel" if each.sharing else each.policy.value,
+            **(each.round_robin.connections() if each.round_robin else {}),
         }
         for each in run.listeners.all
     ]
     return {
         "pid": os.getpid(),
-        "program": str(run.options.program),
+        "program": printable(run.options.program),
         "uptime": round(time.time() - run.started, 1),
-        "directory": os.getcwd(),
+        "directory": printable(os.getcwd()),
         "reloads": run.reloads,
-        "slots": slots,
+        "slots": [_slot_row(run, slot) for slot in slots],
         "listeners": listeners,
         "tasks": run.tasks.progress(),
         "consumer": {
             "pid": run.logs.pid,
             "restarts": run.logs.restarts,
             "socket": run.logs.path,
-            "sinks": list(run.options.sinks),
+            "sinks": [printable(shown_url(sink)) for sink in run.options.sinks],
         },
     }
-
-
-# ---- the client's side -----------------------------------------------------------
-
-
-def runs() -> list[int]:
-    """The supervisors of this user that answer, by pid."""
-    found = []
-    for path in Path(runtime_dir()).glob("run-*.control"):
-        pid = path.name.removeprefix("run-").removesuffix(".control")
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            try:
-                probe.connect(str(path))
-            except ConnectionRefusedError:
-                path.unlink(missing_ok=True)  # its supervisor was killed
-                continue
-            except OSError:
-                continue
-        if pid.isdigit():
-            found.append(int(pid))
-    return sorted(found)
-
-
-def find(pid: int | None) -> int:
-    """The run that is meant: the given one, or the only one there is.
-
-    Raises:
-        ConfigError: There is none, or more than one and none was named.
-    """
-    present = runs()
-    if pid is not None:
-        if pid not in present:
-            raise ConfigError(
-                f"no logagg run with pid {pid}; running: {present or '-'}"
-            )
-        return pid
-    if not present:
-        raise ConfigError("no logagg run is running (for this user)")
-    if len(present) > 1:
-        listed = ", ".join(map(str, present))
-        raise ConfigError(f"several runs: {listed}; name one with --pid")
-    return present[0]
-
-
-def ask(pid: int, question: dict[str, Any], timeout: float = 10.0) -> dict[str, Any]:
-    """Ask a run and wait for the answer.
-
-    Raises:
-        ConfigError: It is not there, or does not answer within `timeout` seconds.
-    """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(timeout)
-        try:
-            connection.connect(_path(pid))
-            connection.sendall(json.dumps(question).encode() + b"\n")
-            with connection.makefile("rb") as file:
-                line = file.readline()
-        except TimeoutError:
-            raise ConfigError(f"run {pid} did not answer in {timeout:g} s") from None
-        except OSError as error:
-            raise ConfigError(f"run {pid} cannot be reached: {error}") from None
-    if not line:
-        raise ConfigError(f"run {pid} ended before it answered")
-    answer: dict[str, Any] = json.loads(line)
-    return answer

@@ -1,4 +1,4 @@
-"""Which consumer is meant when none is named."""
+"""The consumer to view when none is named, and the files that it writes."""
 
 from __future__ import annotations
 
@@ -7,36 +7,29 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from logagg.errors import ConfigError, ConsumerGone, LogaggError
-from logagg.view import live
+from logagg.ipc import consumer_client
+from logagg.ipc.paths import listening
 
-_SHAPING = (
-    "level",
-    "match",
-    "fields",
-    "drop",
-    "sample",
-    "collapse",
-    "redact",
-    "format",
-)
+# Options of a sink with which its file is not the whole stream.
+_PARTIAL = (
+    "level", "match", "fields", "drop", "sample", "collapse", "redact", "format",
+)  # fmt: skip
 
 
 def finder(socket_path: str | None) -> Callable[[], str | None]:
-    """A function that names the socket to connect to, or None while there is none.
+    """Make a function that returns the socket to connect to, or None for none.
 
-    That is the one given, or `$LOGAGG_SOCKET`; else the one consumer that runs; of
+    That is the one given, or `$LOGAGG_SOCKET`; else that of the only consumer; of
     several the one that writes a file below the current directory.
 
     Raises:
-        ConfigError: (by the function) Several run and none is nearer than the others.
+        ConfigError: (by the function) Not exactly one of several does.
     """
     named = socket_path or os.environ.get("LOGAGG_SOCKET")
     if named:
         return lambda: named
 
     def find() -> str | None:
-        from logagg.address import listening
-
         found = [str(path) for path in listening()]
         return choose(found, os.getcwd()) if len(found) > 1 else next(iter(found), None)
 
@@ -44,10 +37,10 @@ def finder(socket_path: str | None) -> Callable[[], str | None]:
 
 
 def choose(paths: Sequence[str], folder: str) -> str:
-    """The consumer of a directory.
+    """Choose the consumer that writes a file below a directory.
 
     Raises:
-        ConfigError: None or several have a file there; the message lists them all.
+        ConfigError: None or several do; the message lists all.
     """
     states = {path: _state(path) for path in paths}
     near = [
@@ -63,7 +56,7 @@ def choose(paths: Sequence[str], folder: str) -> str:
 
 def _state(path: str) -> dict[str, Any]:
     try:
-        return live.status(path)
+        return consumer_client.status(path)
     except LogaggError:
         return {}
 
@@ -74,7 +67,7 @@ def _below(file: str, folder: str) -> bool:
 
 
 def files_of(state: dict[str, Any]) -> list[str]:
-    """The files that a consumer writes, by its status."""
+    """The files that a consumer writes, from its status."""
     urls = [str(sink.get("url", "")) for sink in state.get("sinks", [])]
     paths = [
         url.removeprefix("file:").partition("?")[0]
@@ -85,19 +78,19 @@ def files_of(state: dict[str, Any]) -> list[str]:
 
 
 def complete_files(find: Callable[[], str | None]) -> list[str]:
-    """A file that holds all that the consumer lets through, or [] when there is none."""
+    """A file with the consumer's whole stream, or [] when it writes none."""
     path = find()
     state = _state(path) if path is not None else {}
     whole = [
         sink
         for sink in state.get("sinks", [])
-        if not any(f"{name}=" in str(sink.get("url", "")) for name in _SHAPING)
+        if not any(f"{name}=" in str(sink.get("url", "")) for name in _PARTIAL)
     ]
     return files_of({"sinks": whole})[:1]
 
 
 def describe(state: dict[str, Any]) -> str:
-    """A consumer in a few words."""
+    """One line about a consumer."""
     if not state:
         return "(does not answer)"
     sinks = ", ".join(str(sink.get("url", "?")) for sink in state.get("sinks", []))
@@ -107,16 +100,16 @@ def describe(state: dict[str, Any]) -> str:
 
 
 def file_of_consumer(socket_path: str | None) -> list[str]:
-    """The first file that the consumer in question writes.
+    """The first file that the consumer writes.
 
     Raises:
-        ConsumerGone: None runs.
+        ConsumerGone: There is no consumer.
         ConfigError: It writes no file.
     """
     path = finder(socket_path)()
     if path is None:
         raise ConsumerGone("no logagg is running here; name a file: --file PATH")
-    found = files_of(live.status(path))
+    found = files_of(consumer_client.status(path))
     if not found:
         raise ConfigError(f"the consumer at {path} writes no file; name one: --file")
     return found[:1]

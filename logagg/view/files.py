@@ -1,45 +1,55 @@
-"""Reading log files: plain, compressed, rotated, from either end, in bounded memory.
+"""Log files: plain, compressed, rotated, read from either end in bounded memory.
 
-A *series* is what one name stands for: the file and what was rotated away from it
-(`app.log.2.gz`, `app.log.1`, `app.log`), oldest first. Memory never grows with a file:
-at most a few chunks, and the longest line, are held.
+A *series* is a file and what was rotated away from it (`app.log.2.gz`, `app.log.1`,
+`app.log`), oldest first. At most a few chunks, and the longest line, are in memory.
 
-Which rotated files, and which part of a plain one, can hold records since some instant
-is found without reading all of it, by what the order of the stream guarantees: but for
-those marked late, records stand in the order of their time.
+Records that are not marked late stand in the order of their time. So the rotated files,
+and the part of a plain one, that can hold records since an instant are found without
+reading all.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import gzip
+import importlib
 import io
 import os
 import re
+import stat
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any
 
+from logagg.core.line import MAX_LINE_BYTES, TIMESTAMP, is_wire
+from logagg.core.merge import LATE_MARK
+from logagg.dialects.foreign import conversion
 from logagg.errors import ConfigError
-from logagg.view import foreign, parallel
-from logagg.view.match import Match
+from logagg.filters.matcher import Match
+from logagg.view import parallel
 
 CHUNK_BYTES = 1 << 20
 HEAD_BYTES = 200
-LONGEST_BYTES = 64 << 20  # a line longer than this is cut into several
+LONGEST_BYTES = MAX_LINE_BYTES + (1 << 20)  # a longer line is cut into several
 
+_PROBE_BYTES = 1 << 16
+_LAST_KEY = b"~"  # after every time
+_GZIP_MAGIC = b"\x1f\x8b"
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _ROTATED = re.compile(r"\.(\d{1,9})(\.gz|\.zst)?")
 
 
 @dataclass(frozen=True, slots=True)
 class Select:
-    """From whole lines to those that are wanted, without their newlines.
+    """A function that selects from whole lines, and takes their newlines away.
 
     Attributes:
-        lines: Does it.
-        spread: It takes long enough to be done on all cores for a big file.
+        lines: The function.
+        spread: It is slow enough to use all cores for a big file.
     """
 
     lines: Callable[[bytes], list[bytes]]
@@ -50,16 +60,16 @@ class Select:
 
 
 WHOLE = Select(lambda data: [data])
-"""The chunk as it is: for a reader that needs to see every line."""
+"""The chunk as it is."""
 
 
 def selector(match: Match) -> Select:
-    """What selects the lines that match, other programs' adopted."""
+    """Select the lines that match, those of other programs converted."""
 
     def select(data: bytes) -> list[bytes]:
-        if foreign.is_wire(data[:64]):
+        if is_wire(data[:64]):
             return match.select(data)
-        lines = [foreign.convert(line) for line in data.split(b"\n") if line.strip()]
+        lines = [conversion.convert(line) for line in data.split(b"\n") if line.strip()]
         return match.lines(lines)
 
     return Select(select, spread=not match.everything)
@@ -67,14 +77,14 @@ def selector(match: Match) -> Select:
 
 @dataclass(slots=True)
 class Series:
-    """One name's files, opened so that a rotation from now on cannot confuse us.
+    """One name's files, opened so that later rotations change nothing.
 
     Attributes:
         path: The name.
         older: Rotated files, oldest first.
-        current: The file itself, open, or None when it is not there.
-        end: Where the current file ended when it was opened, or its last whole line;
-            what comes then is for whoever follows the file.
+        current: The file itself, open, or None when it is missing.
+        end: The end of the current file, or of its last whole line, at opening; later
+            lines are read by following.
         head: The file's first bytes then.
     """
 
@@ -85,7 +95,7 @@ class Series:
     head: bytes = b""
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the current file."""
         if self.current is not None:
             self.current.close()
             self.current = None
@@ -96,15 +106,15 @@ def open_series(path: str, *, follow: bool = False) -> Series:
 
     Args:
         path: The name.
-        follow: It will be followed: it need not be there yet, and a line that is not
-            finished yet is left for later.
+        follow: It will be followed: it need not exist yet, and an unfinished last line
+            is left for later.
 
     Raises:
-        ConfigError: Nothing can be read there; the message names the reason.
+        ConfigError: It cannot be read; the message has the reason.
     """
     series = Series(path)
     try:
-        series.current = open(path, "rb")  # noqa: SIM115 - the series closes it
+        series.current = open_regular(path)
     except FileNotFoundError:
         series.older = rotated(path)
         if not series.older and not follow:
@@ -117,7 +127,7 @@ def open_series(path: str, *, follow: bool = False) -> Series:
     series.end = status.st_size
     if follow:
         series.end = _end_of_line(series.current, series.end)
-    # Listed after opening: what was rotated in between is the file we hold.
+    # Listed after opening: a file rotated in between is the open one.
     for other in rotated(path):
         with contextlib.suppress(OSError):
             found = os.stat(other)
@@ -126,8 +136,24 @@ def open_series(path: str, *, follow: bool = False) -> Series:
     return series
 
 
+def open_regular(path: str) -> IO[bytes]:
+    """Open a file for reading, without waiting for a writer as a FIFO would.
+
+    Raises:
+        OSError: It cannot be read, or is not a regular file.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISREG(mode):
+        return open(fd, "rb")
+    os.close(fd)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    raise OSError(errno.EINVAL, "it is not a regular file (`-` reads a pipe)", path)
+
+
 def head_of(stream: IO[bytes]) -> bytes:
-    """The first line of a file, as much of it as tells it apart from others."""
+    """The first line of a file, as much of it as identifies the file."""
     data = os.pread(stream.fileno(), HEAD_BYTES, 0)
     return data[: data.find(b"\n") + 1] or data
 
@@ -148,10 +174,11 @@ def rotated(path: str) -> list[str]:
     folder, name = os.path.split(path)
     found: dict[int, str] = {}
     try:
-        entries = os.listdir(folder or ".")
+        with os.scandir(folder or ".") as listed:
+            entries = [each.name for each in listed if _is_file(each)]
     except OSError:
         return []
-    for entry in sorted(entries):  # "x.1" before "x.1.gz": one of them is enough
+    for entry in sorted(entries):  # "x.1" before "x.1.gz": only the first is read
         if entry.startswith(name):
             match = _ROTATED.fullmatch(entry[len(name) :])
             if match:
@@ -159,41 +186,69 @@ def rotated(path: str) -> list[str]:
     return [found[number] for number in sorted(found, reverse=True)]
 
 
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
 def unpacked(stream: IO[bytes], path: str) -> Any:
-    """The stream, decompressed when its first bytes say gzip or zstd."""
+    """The stream, decompressed if it begins as gzip or zstd does.
+
+    Raises:
+        ConfigError: It is zstd, which this installation cannot read.
+    """
     magic = stream.read(4)
     stream.seek(0)
-    if magic[:2] == b"\x1f\x8b":
+    if magic[:2] == _GZIP_MAGIC:
         return gzip.GzipFile(fileobj=stream)
-    if magic == b"\x28\xb5\x2f\xfd":
+    if magic == _ZSTD_MAGIC:
         return _zstd(stream, path)
     return stream
 
 
 def is_packed(stream: IO[bytes]) -> bool:
-    """Whether the file is compressed; its place is at the start afterwards."""
+    """Whether the file is compressed."""
     magic = os.pread(stream.fileno(), 4, 0)
-    return magic[:2] == b"\x1f\x8b" or magic == b"\x28\xb5\x2f\xfd"
+    return magic[:2] == _GZIP_MAGIC or magic == _ZSTD_MAGIC
 
 
 def _zstd(stream: IO[bytes], path: str) -> Any:
-    try:
-        import zstandard
-    except ImportError:
+    # The sinks that write such files choose between the same two modules. They may
+    # import only public modules, and two small choices do not make one.
+    module = _zstd_module()
+    if module is None:
         raise ConfigError(
-            f"{path}: reading zstd needs the package zstandard: "
+            f"{path}: reading zstd needs Python 3.14 or the package zstandard: "
             "pip install 'logagg-service[zstd]', or zstd -dc FILE | logagg tail -"
-        ) from None
-    reader: Any = zstandard.ZstdDecompressor().stream_reader(
-        stream, read_across_frames=True
-    )
+        )
+    if hasattr(module, "ZstdFile"):
+        return module.ZstdFile(stream)
+    reader = module.ZstdDecompressor().stream_reader(stream, read_across_frames=True)
     return io.BufferedReader(reader)
 
 
-def forward(stream: Any, limit: int | None = None) -> Iterator[bytes]:
-    """Chunks of whole lines from the stream's place on; the last may lack its newline.
+@functools.cache
+def _zstd_module() -> Any:
+    """Python 3.14's own, else the package zstandard, else None."""
+    for name in ("compression.zstd", "zstandard"):
+        with contextlib.suppress(ImportError):
+            return importlib.import_module(name)
+    return None
 
-    A compressed file that is damaged or still being written ends early, quietly.
+
+def _damaged() -> tuple[type[Exception], ...]:
+    """The errors of reading a damaged file."""
+    errors = (EOFError, zlib.error, gzip.BadGzipFile)
+    module = _zstd_module()
+    return errors if module is None else (*errors, module.ZstdError)
+
+
+def forward(stream: Any, limit: int | None = None) -> Iterator[bytes]:
+    """Chunks of whole lines from the stream's place on; the last may have no newline.
+
+    A compressed file that is damaged or still being written ends early.
 
     Args:
         stream: What to read.
@@ -205,9 +260,9 @@ def forward(stream: Any, limit: int | None = None) -> Iterator[bytes]:
     while left is None or left > 0:
         try:
             size = CHUNK_BYTES if left is None else min(CHUNK_BYTES, left)
-            # `read1` gives what a pipe holds now instead of waiting for a full chunk.
+            # `read1` returns what a pipe holds instead of waiting for a full chunk.
             data = stream.read1(size) if hasattr(stream, "read1") else stream.read(size)
-        except (EOFError, zlib.error, gzip.BadGzipFile):
+        except _damaged():
             break
         if not data:
             break
@@ -229,7 +284,7 @@ def forward(stream: Any, limit: int | None = None) -> Iterator[bytes]:
 
 def backward(stream: IO[bytes], end: int, begin: int = 0) -> Iterator[bytes]:
     """Chunks of whole lines of a plain file, the last chunk first."""
-    tail: list[bytes] = []  # pieces of a line whose beginning is further up, reversed
+    tail: list[bytes] = []  # pieces of a line that begins further up, reversed
     place = end
     while place > begin:
         size = min(CHUNK_BYTES, place - begin)
@@ -254,31 +309,31 @@ def all_lines(
 
     Args:
         series: The files.
-        select: What matches.
+        select: The filter.
         since: The wire time (30 bytes) before which nothing matches; b"" for none.
     """
     for path in needed(series, since):
-        with contextlib.suppress(FileNotFoundError), open(path, "rb") as stream:
-            if is_packed(stream):
-                for data in forward(unpacked(stream, path)):
-                    yield select(data)
-            else:
-                yield from _part(stream, _start(stream, since), None, select)
-    current = series.current
-    if current is None:
+        with contextlib.suppress(OSError), open_regular(path) as stream:
+            yield from _lines(stream, path, since, None, select)
+    if series.current is not None:
+        yield from _lines(series.current, series.path, since, series.end, select)
+
+
+def _lines(
+    stream: IO[bytes], path: str, since: bytes, end: int | None, select: Select
+) -> Iterator[list[bytes]]:
+    if not is_packed(stream):
+        yield from _part(stream, _start(stream, since), end, select)
         return
-    if is_packed(current):
-        current.seek(0)
-        for data in forward(unpacked(current, series.path)):
-            yield select(data)
-        return
-    yield from _part(current, _start(current, since), series.end, select)
+    stream.seek(0)
+    for data in forward(unpacked(stream, path)):
+        yield select(data)
 
 
 def _part(
     stream: IO[bytes], place: int, end: int | None, select: Select
 ) -> Iterator[list[bytes]]:
-    """What matches of a plain file from a line's start on, up to `end` or its end."""
+    """The matching lines of a plain file from a line's start to `end` or its end."""
     if select.spread:
         size = os.fstat(stream.fileno()).st_size
         stop = _end_of_line(stream, size if end is None else min(end, size))
@@ -297,89 +352,73 @@ def needed(series: Series, since: bytes) -> list[str]:
     """The rotated files that can hold a record since then, oldest first."""
     if not since:
         return series.older
-    newer: IO[bytes] | None = series.current
+    current = series.current
+    key = _first_key(current, series.path) if current is not None else _LAST_KEY
     kept: list[str] = []
     for path in reversed(series.older):
-        # Records before a file's first are older than it, but for late ones, and
-        # those are never the first: the file before then has nothing to give.
-        if newer is not None and _first_key(newer, path) < since:
+        # A file's first record in order is younger than all in the files before it,
+        # late ones apart: those hold nothing since then.
+        if key < since:
             break
         kept.append(path)
-        if newer is not None and newer is not series.current:
-            newer.close()
-        try:
-            newer = open(path, "rb")  # noqa: SIM115 - closed below
-        except OSError:
-            newer = None
-    if newer is not None and newer is not series.current:
-        newer.close()
+        key = _LAST_KEY
+        with contextlib.suppress(OSError), open_regular(path) as stream:
+            key = _first_key(stream, path)
     return kept[::-1]
 
 
 def _first_key(stream: IO[bytes], path: str) -> bytes:
     """The time of the first record that is in order, or the greatest possible."""
-    place = stream.tell()
     stream.seek(0)
-    try:
-        for data in forward(unpacked(stream, path)):
-            for line in data.split(b"\n"):
-                if foreign.is_wire(line) and b'"late":true' not in line:
-                    return line[14:44]
-            break
-    finally:
-        stream.seek(place)
-    return b"~"
+    for data in forward(unpacked(stream, path)):
+        for line in data.split(b"\n"):
+            if is_wire(line) and LATE_MARK not in line:
+                return line[TIMESTAMP]
+        break
+    return _LAST_KEY
 
 
 def last_lines(series: Series, select: Select, count: int) -> list[bytes]:
     """The last matching lines of a series, at most so many, oldest first."""
     parts: list[list[bytes]] = []
-    need = count
-
-    def take(found: list[bytes]) -> None:
-        nonlocal need
-        found = found[-need:]
-        parts.append(found)
-        need -= len(found)
-
-    if series.current is not None and need and not is_packed(series.current):
-        for data in backward(series.current, series.end):
-            take(select(data))
-            if not need:
-                break
-    elif series.current is not None and need:
-        series.current.seek(0)
-        take(_last_of(unpacked(series.current, series.path), select, need))
-    for path in reversed(series.older):
-        if not need:
+    left = count
+    for found in _newest_first(series, select, count) if count else ():
+        parts.append(found[-left:])
+        left -= len(parts[-1])
+        if not left:
             break
-        with contextlib.suppress(FileNotFoundError), open(path, "rb") as stream:
-            if is_packed(stream):
-                take(_last_of(unpacked(stream, path), select, need))
-                continue
-            for data in backward(stream, os.fstat(stream.fileno()).st_size):
-                take(select(data))
-                if not need:
-                    break
     return [line for part in reversed(parts) for line in part]
 
 
-def _last_of(stream: Any, select: Select, count: int) -> list[bytes]:
+def _newest_first(series: Series, select: Select, count: int) -> Iterator[list[bytes]]:
+    """The matching lines in parts, the newest part first; at most `count` of a part."""
+    if series.current is not None:
+        yield from _backward(series.current, series.path, series.end, select, count)
+    for path in reversed(series.older):
+        with contextlib.suppress(OSError), open_regular(path) as stream:
+            end = os.fstat(stream.fileno()).st_size
+            yield from _backward(stream, path, end, select, count)
+
+
+def _backward(
+    stream: IO[bytes], path: str, end: int, select: Select, count: int
+) -> Iterator[list[bytes]]:
+    if not is_packed(stream):
+        yield from map(select, backward(stream, end))
+        return
+    stream.seek(0)
     kept: deque[bytes] = deque(maxlen=count)
-    for data in forward(stream):
+    for data in forward(unpacked(stream, path)):
         kept.extend(select(data))
-    return list(kept)
-
-
-_PROBE_BYTES = 1 << 16
+    yield list(kept)
 
 
 def _start(stream: IO[bytes], since: bytes) -> int:
     """Where in a plain file to start reading: all lines before are too old.
 
-    Bisects on the newest ordered record of a probe, which rises through the file. A
-    probe without such a record, as in other programs' files, ends the search: then all
-    from the last sure place on is read.
+    Bisects on the newest record in order of a probe, which rises through the file. A
+    probe without such a record, as in other programs' files, ends the search at the
+    last place found.
     """
     if not since:
         return 0
@@ -389,9 +428,9 @@ def _start(stream: IO[bytes], since: bytes) -> int:
         middle = (low + high) // 2
         data = os.pread(stream.fileno(), _PROBE_BYTES, middle)
         keys = [
-            line[14:44]
+            line[TIMESTAMP]
             for line in data.split(b"\n")[1:-1]
-            if foreign.is_wire(line) and b'"late":true' not in line
+            if is_wire(line) and LATE_MARK not in line
         ]
         if not keys:
             break
@@ -399,7 +438,7 @@ def _start(stream: IO[bytes], since: bytes) -> int:
             low = middle
         else:
             high = middle
-    while 0 < low < size:  # to the end of the line that we are in
+    while 0 < low < size:  # to the end of this line
         data = os.pread(stream.fileno(), _PROBE_BYTES, low)
         cut = data.find(b"\n") + 1
         if cut:

@@ -2,18 +2,18 @@
 
 Theory of operation
 -------------------
-The file is polled; that works on every file system. What is open is known by device
-and inode and by its *head*, the first bytes of its first record, which tell it apart
-from what is later written into the same inode, and from its own compressed copy.
+The file is polled, which works on every file system. An open file is identified by
+device, inode and its *head*, the first bytes of its first record: other content of the
+same inode has another head, its compressed copy the same.
 
-- Renamed: the name leads to another inode (or nowhere). The old file is read to its
-  end, then the files that came and went between two polls, which stand rotated beside
-  it, oldest first, then the one that has the name now. The old one is kept open for a
-  while: a writer that has not noticed may still add to it.
-- Truncated: it is shorter than our place, or its head changed (copied and truncated,
-  and already longer again). Reading starts anew at 0. What was written and truncated
-  between two polls is lost to any reader; a note says that it was truncated.
-- Gone: what is open is kept, the name is looked at until it is there again.
+- Renamed: the name leads to another inode or to none. The old file is read to its end,
+  then files that were created and rotated between two polls, oldest first, then the one
+  that has the name now. The old one stays open for a while: a writer that has not
+  reopened yet may still append to it.
+- Truncated: it is shorter than the place read to, or its head changed (copied and
+  truncated, and longer again). Reading starts again at 0. Lines written and truncated
+  between two polls are lost to any reader; a note reports the truncation.
+- Missing: what is open is kept, and the name is checked with each poll.
 
 Guarantee: while lines are only appended and files only renamed or compressed, each line
 comes once, in order, however fast the rotation, as long as the rotated files are kept
@@ -31,18 +31,15 @@ from typing import IO
 from logagg.view import files
 from logagg.view.files import Select, Series
 
-_LINGER = 10.0  # seconds to go on looking at a file that was renamed
-_TRIES = 20  # looks at names that go on moving; then what was seen last must do
-_PATIENCE = 2.0  # seconds that a name may lead nowhere before we say so
+_RENAMED_OPEN = 10.0  # seconds that a renamed file is still polled
+_TRIES = 20  # listings of names that keep moving; then the last one is used
+_MISSING_AFTER = 2.0  # seconds without a file from which a note reports it
 
 Note = Callable[[str], None]
 
 
 class Follower:
-    """The new lines of one file, poll by poll.
-
-    Takes over the series' open file. Not thread-safe.
-    """
+    """Reader of one file's new lines. It takes over the series' open file."""
 
     def __init__(
         self,
@@ -60,12 +57,12 @@ class Follower:
         self._carry = b""
         self._old: list[tuple[IO[bytes], int, bytes, float]] = []
         self._missing_since: float | None = None
-        self._told = False
+        self._missing_noted = False
         self._head = series.head
         series.current = None
 
     def poll(self) -> list[bytes]:
-        """What matches of the lines that came since the last poll."""
+        """The matching lines written since the last poll."""
         found: list[bytes] = []
         self._poll_old(found)
         status = None
@@ -73,18 +70,16 @@ class Follower:
             status = os.stat(self.path)
         self._check_truncated()
         moved = self._file is not None and not self._is_ours(status)
-        self._read(
-            found
-        )  # after the look at the name: then a renamed one is at its end
+        self._read(found)  # after `stat`: a renamed file is then at its end
         if moved and status is not None:
             self._change(found)
         elif self._file is None and status is not None:
             self._open_next(found, None)
-        self._tell_missing(status is None)
+        self._note_missing(status is None)
         return found
 
     def close(self) -> None:
-        """Let go of all files. May be called twice."""
+        """Close all files. May be called twice."""
         for stream in [self._file, *(old[0] for old in self._old)]:
             if stream is not None:
                 stream.close()
@@ -137,7 +132,7 @@ class Follower:
             if now < until:
                 kept.append((stream, place, carry, until))
             else:
-                if carry:  # a torn last line: its writer is gone
+                if carry:  # an unfinished last line: its writer has ended
                     found += self._select(carry)
                 stream.close()
         self._old = kept
@@ -148,7 +143,7 @@ class Follower:
         old, self._file = self._file, None
         assert old is not None
         head = self._head
-        linger = self._clock() + _LINGER
+        linger = self._clock() + _RENAMED_OPEN
         self._old.append((old, self._place, self._carry, linger))
         self._place, self._carry = 0, b""
         self._open_next(found, (old, head))
@@ -156,11 +151,11 @@ class Follower:
     def _open_next(
         self, found: list[bytes], before: tuple[IO[bytes], bytes] | None
     ) -> None:
-        """Open what has the name now, and read what was rotated away in between."""
+        """Open the file of that name, and read what was rotated away in between."""
         try:
-            stream = open(self.path, "rb")  # noqa: SIM115 - closed by `close`
+            stream = files.open_regular(self.path)
         except OSError:
-            return  # gone again; the next poll looks for it
+            return  # missing again; the next poll checks
         if before is not None:
             self._read_between(found, before, stream)
         self._file, self._place, self._carry = stream, 0, b""
@@ -195,62 +190,64 @@ class Follower:
     ) -> tuple[list[tuple[IO[bytes], str]], bool]:
         """The rotated files that are younger than one, opened, oldest first.
 
-        Names move while they are looked at, so a file could be met under two of them,
-        or under none: the second value says that none has moved meanwhile.
+        Names move while they are listed, so a file could appear under two of them, or
+        under none: the second value is true when none has moved meanwhile.
         """
         old, head = before
         names = files.rotated(self.path)
         opened: list[tuple[IO[bytes], str]] = []
-        looked: list[tuple[str, os.stat_result]] = []
+        checked: list[tuple[str, os.stat_result]] = []
         known = steady = False
         try:
             for path in reversed(names):
                 try:
-                    stream: IO[bytes] = open(path, "rb")  # noqa: SIM115 - see the caller
+                    stream = files.open_regular(path)
                 except (IsADirectoryError, PermissionError):
-                    continue  # not for us, however often we look
+                    continue  # never readable
                 opened.append((stream, path))
                 status = os.fstat(stream.fileno())
-                looked.append((path, status))
+                checked.append((path, status))
                 known = _is(stream, path, old, head)
                 if known:
                     opened.pop()[0].close()
                     break
             steady = files.rotated(self.path) == names and all(
-                _same(os.stat(path), status) for path, status in looked
+                _same(os.stat(path), status) for path, status in checked
             )
         except OSError:
             pass  # it has moved
-        if not known:  # it was moved elsewhere or deleted: nothing is known
+        if not known:  # moved elsewhere or deleted: any of them may be older
             for stream, _ in opened:
                 stream.close()
             return [], steady
         return opened[::-1], steady
 
-    def _tell_missing(self, missing: bool) -> None:
+    def _note_missing(self, missing: bool) -> None:
         now = self._clock()
         if not missing:
-            if self._told:
-                self._note(f"{self.path} is there again")
-            self._missing_since, self._told = None, False
+            if self._missing_noted:
+                self._note(f"{self.path} exists again")
+            self._missing_since, self._missing_noted = None, False
         elif self._missing_since is None:
             self._missing_since = now
-        elif not self._told and now - self._missing_since >= _PATIENCE:
+        elif not self._missing_noted and now - self._missing_since >= _MISSING_AFTER:
             self._note(f"waiting for {self.path}")
-            self._told = True
+            self._missing_noted = True
 
 
 def _is(stream: IO[bytes], path: str, other: IO[bytes], head: bytes) -> bool:
-    """Whether a rotated file is another that we hold, or its compressed copy."""
+    """Whether a rotated file is another, open one, or its compressed copy."""
     if _same(os.fstat(stream.fileno()), os.fstat(other.fileno())):
         return True
     if not files.is_packed(stream):
         return False
-    with open(f"/proc/self/fd/{stream.fileno()}", "rb") as again:
+    with os.fdopen(os.dup(stream.fileno()), "rb") as again:
         try:
             first = files.unpacked(again, path).read(len(head))
         except (OSError, EOFError):
             return False
+        finally:
+            stream.seek(0)  # the two share it
     return bool(head) and bool(first == head)
 
 

@@ -1,33 +1,32 @@
-"""A big plain file searched on all cores, its matches in the file's order.
+"""Search of a big plain file on all cores, its matches in the file's order.
 
 Theory of operation
 -------------------
-The file is cut into pieces of PIECE_BYTES; piece number i belongs to the helper number
-i mod n, a forked process that selects the lines which begin in its pieces, one piece
-after the other, and writes them to a pipe of its own, each piece as its length and its
-lines. Reading the pipes in turn gives all pieces in order, and a full pipe holds its
-helper back, so memory stays at some pieces, however big the file.
+The file is cut into pieces of PIECE_BYTES. Piece i belongs to helper i mod n, a forked
+process that selects the lines which begin in its pieces and writes them to its own pipe,
+each piece as a length and its lines. Reading the pipes in turn gives all pieces in
+order; a full pipe blocks its helper, so memory stays at a few pieces.
 
-A helper that ends early, for whatever reason, costs time and nothing else: who reads
-goes on by itself from the piece that did not come. Helpers end with their reader, as
-nobody takes what they write.
+A helper that ends early costs only time: the reader continues by itself from the piece
+that did not come. Helpers end with their reader, whose pipe they can no longer write.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import IO, NamedTuple
+
+from logagg.platform.system import available_cpus, set_pipe_bytes
 
 __all__ = ["LEAST_BYTES", "Early", "helpers", "select"]
 
 PIECE_BYTES = 1 << 20
 LEAST_BYTES = 32 << 20
-"""From here on, starting helpers pays: the start costs about 10 ms."""
+"""The least size for helpers: starting them costs about 10 ms."""
 _MOST_HELPERS = 8
 _PIPE_BYTES = 1 << 20
 _LONGEST_BYTES = 16 << 20
@@ -35,7 +34,7 @@ _LENGTH = struct.Struct("<Q")
 
 
 class Early(Exception):
-    """A piece did not come.
+    """The search ended before the end of the file.
 
     Attributes:
         place: Where in the file the first line begins that was not selected.
@@ -46,15 +45,14 @@ class Early(Exception):
         self.place = place
 
 
-@dataclass(slots=True)
-class _Helper:
+class _Helper(NamedTuple):
     pid: int
-    pipe: int
+    pipe: IO[bytes]
 
 
 def helpers() -> int:
     """How many helpers this process may use."""
-    return min(len(os.sched_getaffinity(0)), _MOST_HELPERS)
+    return min(available_cpus(), _MOST_HELPERS)
 
 
 def select(
@@ -66,17 +64,18 @@ def select(
         fd: The file, open for reading; its place is not used.
         begin: Where a line begins.
         end: Where to stop; a last line without its newline counts as one.
-        selected: From whole lines to those that are wanted, without their newlines.
+        selected: Selects from whole lines, and takes their newlines away.
 
     Raises:
-        Early: Helpers could not be had or died; go on by other means.
+        Early: Helpers could not be started, or died.
     """
     count = helpers()
     found: list[_Helper] = []
     try:
         for number in range(count):
+            places = range(begin + number * PIECE_BYTES, end, count * PIECE_BYTES)
             try:
-                found.append(_start(fd, begin, end, selected, number, count, found))
+                found.append(_start(fd, begin, end, places, selected, found))
             except OSError:
                 raise Early(begin) from None
         for number, place in enumerate(range(begin, end, PIECE_BYTES)):
@@ -86,7 +85,7 @@ def select(
             yield lines
     finally:
         for helper in found:
-            os.close(helper.pipe)
+            helper.pipe.close()
             with contextlib.suppress(ProcessLookupError):
                 os.kill(helper.pid, signal.SIGKILL)
             os.waitpid(helper.pid, 0)
@@ -96,14 +95,12 @@ def _start(
     fd: int,
     begin: int,
     end: int,
+    places: range,
     selected: Callable[[bytes], list[bytes]],
-    number: int,
-    count: int,
     others: list[_Helper],
 ) -> _Helper:
     reader, writer = os.pipe()
-    with contextlib.suppress(OSError):  # more than the user may have: then smaller
-        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    set_pipe_bytes(writer, _PIPE_BYTES)
     try:
         pid = os.fork()
     except OSError:
@@ -112,52 +109,40 @@ def _start(
         raise
     if pid:
         os.close(writer)
-        return _Helper(pid, reader)
+        return _Helper(pid, open(reader, "rb"))
     status = 1
     try:
         for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
             signal.signal(sign, signal.SIG_DFL)
         os.close(reader)
         for other in others:
-            os.close(other.pipe)
-        for place in range(begin + number * PIECE_BYTES, end, count * PIECE_BYTES):
-            data = _piece(fd, begin, place, end)
-            _send(writer, b"\n".join(selected(data)) if data else b"")
+            other.pipe.close()
+        with open(writer, "wb") as out:
+            for place in places:
+                data = _piece(fd, begin, place, end)
+                lines = b"\n".join(selected(data)) if data else b""
+                out.write(_LENGTH.pack(len(lines)))
+                out.write(lines)
+                out.flush()
         status = 0
     finally:
-        os._exit(status)  # nothing of the process that was copied may run here
+        os._exit(status)  # no handler or `finally` of the copied process may run
 
 
-def _send(pipe: int, data: bytes) -> None:
-    rest = memoryview(_LENGTH.pack(len(data)) + data)
-    while rest:
-        rest = rest[os.write(pipe, rest) :]
-
-
-def _receive(pipe: int) -> list[bytes] | None:
-    head = _exactly(pipe, _LENGTH.size)
-    if head is None:
+def _receive(pipe: IO[bytes]) -> list[bytes] | None:
+    """The lines of the next piece, or None when the helper has ended."""
+    head = pipe.read(_LENGTH.size)
+    if len(head) < _LENGTH.size:
         return None
     (length,) = _LENGTH.unpack(head)
-    data = _exactly(pipe, length)
-    if data is None:
+    data = pipe.read(length)
+    if len(data) < length:
         return None
     return data.split(b"\n") if data else []
 
 
-def _exactly(pipe: int, count: int) -> bytes | None:
-    parts = []
-    while count:
-        data = os.read(pipe, min(count, _PIPE_BYTES))
-        if not data:
-            return None
-        parts.append(data)
-        count -= len(data)
-    return b"".join(parts)
-
-
 def _next_line(fd: int, begin: int, place: int, end: int) -> int:
-    """Where the first line begins that begins at a place or behind it."""
+    """Where the first line begins that begins at a place or after it."""
     if place == begin:
         return begin
     place -= 1

@@ -1,7 +1,7 @@
-"""Where tail's lines come from: files, standard input, a running consumer.
+"""Sources of tail's lines: files, standard input; a consumer's is in `live`.
 
-A source gives what is there already (`past`), then, poll by poll, what comes. Lines
-come without newlines, in order, already selected by the `select` that it was made with.
+A source gives the lines that exist (`past`), then new ones with each `poll`: in order,
+without newlines, and already selected.
 """
 
 from __future__ import annotations
@@ -9,46 +9,122 @@ from __future__ import annotations
 import heapq
 import itertools
 import os
+import re
+import secrets
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from logagg.errors import ConsumerGone
-from logagg.view import files, foreign
-from logagg.view.cursor import Cursor
+from logagg.core.line import TIMESTAMP, is_wire
+from logagg.core.units import iso_ns
+from logagg.errors import ConfigError
+from logagg.view import files
 from logagg.view.files import Select
 from logagg.view.follow import Follower
-from logagg.view.live import Live
-from logagg.view.match import Match
 
 _POLL_INTERVAL = 0.05
 _IDLE_INTERVAL = 0.2
+_IDLE_POLLS = 100  # polls without lines after which the longer interval is used
 _BATCH = 2_000
 
+_CURSOR_LINE = re.compile(
+    rb'\{"timestamp":"(.{29}Z)","level":"[^"]*","worker":"((?:[^"\\]|\\.)*)","seq":(\d{1,18})(?!\d)'
+)
 
-class Source(Protocol):
-    """What the tail loop reads."""
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A place in the stream: the last line that a reader has seen.
+
+    No other line has the same time, worker and seq. As text, `TIME,WORKER,SEQ`, it is
+    the value of `--after` and the content of a cursor file.
+    """
+
+    timestamp: str
+    worker: str
+    seq: int
+
+    @classmethod
+    def of_line(cls, line: bytes) -> Cursor | None:
+        """The place of a line; None for lines of other programs."""
+        found = _CURSOR_LINE.match(line)
+        if found is None:
+            return None
+        time, worker, seq = found.groups()
+        name = worker.decode("utf-8", "replace")
+        return cls(time.decode("ascii", "replace"), name, int(seq))
+
+    @classmethod
+    def parse(cls, text: str) -> Cursor:
+        """Read a cursor from its text.
+
+        Raises:
+            ConfigError: It is not one.
+        """
+        time, _, rest = text.strip().partition(",")
+        worker, _, seq = rest.rpartition(",")
+        number = seq if seq.isdecimal() and len(seq) < 19 else ""
+        if len(time) != 30 or iso_ns(time) is None or not worker or not number:
+            raise ConfigError(
+                f"cursor {text.strip()!r}: expected TIME,WORKER,SEQ as in a cursor file"
+            )
+        return cls(time, worker, int(seq))
+
+    @classmethod
+    def load(cls, path: str) -> Cursor | None:
+        """Read a cursor file; None when it does not exist yet.
+
+        Raises:
+            ConfigError: It holds something else.
+        """
+        try:
+            with open(path, encoding="utf-8") as file:
+                return cls.parse(file.read())
+        except FileNotFoundError:
+            return None
+
+    def save(self, path: str) -> None:
+        """Replace a cursor file; a reader sees the old or the new one, whole.
+
+        In a directory like /tmp, too: the file is made, not found there.
+        """
+        new = f"{path}.{secrets.token_hex(8)}.new"
+        with open(new, "x", encoding="utf-8") as file:
+            file.write(f"{self}\n")
+        os.replace(new, path)
+
+    def __str__(self) -> str:
+        return f"{self.timestamp},{self.worker},{self.seq}"
+
+    def fields(self) -> tuple[str, str, int]:
+        """The cursor as JSON, for the consumer."""
+        return self.timestamp, self.worker, self.seq
+
+
+class TailSource(Protocol):
+    """Where the tail loop reads from."""
 
     def past(self, count: int | None) -> Iterator[list[bytes]]:
-        """What is there, the last so many lines of it (None: all)."""
+        """The lines that exist, the last so many of them (None: all)."""
 
     def poll(self) -> list[bytes]:
-        """What has come since."""
+        """The lines since."""
 
     def descriptors(self) -> list[int]:
-        """What to wait for before the next poll."""
+        """Descriptors to wait for before the next poll."""
 
     def pause(self) -> float:
         """Seconds to wait at most before the next poll."""
 
     def ended(self) -> bool:
-        """Nothing will ever come again."""
+        """Whether no further line will come."""
 
     def reachable(self) -> bool:
-        """There is somebody or something to read from."""
+        """Whether there is something to read from."""
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Release what it holds open."""
 
 
 class FileSource:
@@ -71,10 +147,10 @@ class FileSource:
         self._follow = follow
         self._series = [files.open_series(p, follow=follow) for p in paths]
         self._followers: list[Follower] = []
-        self._quiet = 0
+        self._empty_polls = 0
 
     def past(self, count: int | None) -> Iterator[list[bytes]]:
-        """What is in the files now, by time; then following begins where this ended."""
+        """The files' lines now, by time; following begins where this ends."""
         yield from self._past(count)
         if self._follow:
             self._followers = [
@@ -106,7 +182,7 @@ class FileSource:
         if cursor is None:
             yield from files.all_lines(series, self._select, self._since)
             return
-        # Behind that very line, so that late lines written after it are not missed.
+        # After that very line, so that late lines written after it are not missed.
         stamp = cursor.timestamp.encode()
         found = False
         for (data,) in files.all_lines(series, files.WHOLE, stamp):
@@ -122,30 +198,30 @@ class FileSource:
             if len(self._series) == 1:
                 self._note(f"line {cursor} is not in {series.path}; going on by time")
             for batch in files.all_lines(series, self._select, stamp):
-                yield [line for line in batch if line[14:44] > stamp]
+                yield [line for line in batch if line[TIMESTAMP] > stamp]
 
     def poll(self) -> list[bytes]:
-        """What was written since, by time when there are several files."""
+        """The lines written since, by time when there are several files."""
         found = [line for follower in self._followers for line in follower.poll()]
         if len(self._followers) > 1:
             found.sort(key=_time)
-        self._quiet = 0 if found else self._quiet + 1
+        self._empty_polls = 0 if found else self._empty_polls + 1
         return found
 
     def descriptors(self) -> list[int]:
-        """Files cannot be waited for."""
+        """None: files cannot be waited for."""
         return []
 
     def pause(self) -> float:
-        """Seldom while nothing happens."""
-        return _POLL_INTERVAL if self._quiet < 100 else _IDLE_INTERVAL
+        """The poll interval, longer while nothing is written."""
+        return _POLL_INTERVAL if self._empty_polls < _IDLE_POLLS else _IDLE_INTERVAL
 
     def ended(self) -> bool:
-        """A file may always grow, unless nobody follows it."""
+        """A file that is followed may always grow."""
         return not self._follow
 
     def reachable(self) -> bool:
-        """A file that is not there yet may come."""
+        """A file that does not exist yet may be created."""
         return True
 
     def close(self) -> None:
@@ -157,12 +233,12 @@ class FileSource:
 
 
 def _time(line: bytes) -> bytes:
-    """What several files are merged by; lines without a time come first."""
-    return line[14:44] if foreign.is_wire(line) else b""
+    """The key of merging files; lines without a time come first."""
+    return line[TIMESTAMP] if is_wire(line) else b""
 
 
 class PipeSource:
-    """A pipe that other programs write to, such as standard input."""
+    """A pipe that another program writes to, such as standard input."""
 
     def __init__(self, descriptor: int, select: Select) -> None:
         self._fd = descriptor
@@ -172,7 +248,7 @@ class PipeSource:
         self._ended = False
 
     def past(self, count: int | None) -> Iterator[list[bytes]]:
-        """Nothing, unless the last so many are asked for: then up to the end of it."""
+        """Nothing; with a count the last lines, once the pipe is closed."""
         if count is None:
             return
         kept: deque[bytes] = deque(maxlen=count)
@@ -181,7 +257,7 @@ class PipeSource:
         yield list(kept)
 
     def poll(self) -> list[bytes]:
-        """The lines that have come; waits for some."""
+        """The lines that have come; blocks until there are bytes."""
         data = os.read(self._fd, files.CHUNK_BYTES)
         if not data:
             self._ended = True
@@ -202,99 +278,16 @@ class PipeSource:
         return [self._fd]
 
     def pause(self) -> float:
-        """Nothing to do until something comes."""
+        """Long: the descriptor ends the wait."""
         return 60.0
 
     def ended(self) -> bool:
-        """All of it was read."""
+        """Whether the pipe was read to its end."""
         return self._ended
 
     def reachable(self) -> bool:
-        """It was given to us open."""
+        """It is open."""
         return True
 
     def close(self) -> None:
-        """The pipe is its opener's to close."""
-
-
-History = Callable[[Cursor | None], Iterator[list[bytes]]]
-
-
-class LiveSource:
-    """A running consumer, and the file that it writes for what it no longer holds.
-
-    The consumer keeps the last few megabytes of the stream. What lies further back,
-    and what an old consumer had still written when it died and the viewer had not got,
-    is read from the file.
-    """
-
-    def __init__(
-        self,
-        live: Live,
-        match: Match,
-        *,
-        follow: bool,
-        history: History | None = None,
-        old: bool = False,
-    ) -> None:
-        """Prepare; the first `poll` connects.
-
-        Args:
-            live: The connection.
-            match: What is wanted.
-            follow: Go on when all past lines have come.
-            history: The matching lines of the file behind a cursor (None: all).
-            old: More of the past is wanted than a consumer holds.
-        """
-        self._live = live
-        self._match = match
-        self._follow = follow
-        self._history = history
-        self._old = old
-
-    def past(self, count: int | None) -> Iterator[list[bytes]]:
-        """The file, when it is asked for; else the consumer sends it with the polls."""
-        if count is None and self._old and self._history is not None:
-            for lines in self._history(self._live.cursor):
-                yield self._live.new(lines)
-
-    def poll(self) -> list[bytes]:
-        """The lines that have come, filtered again: who is asked may be older.
-
-        Raises:
-            ConsumerGone: Nobody is there, and following was not asked for.
-        """
-        before = self._live.cursor
-        lines = self._live.poll()
-        if not self._follow and not self._live.connected:
-            raise ConsumerGone("no logagg is running here; name a file: --file PATH")
-        if self._live.restarted:
-            self._live.restarted = False
-            lines = [*self._missed(before), *lines]
-        return self._match.lines(lines)
-
-    def _missed(self, before: Cursor | None) -> Iterator[bytes]:
-        """What the old consumer wrote last and did not get to us."""
-        if before is not None and self._history is not None:
-            for lines in self._history(before):
-                yield from self._live.new(lines)
-
-    def descriptors(self) -> list[int]:
-        """The pipe from the consumer."""
-        return self._live.descriptors()
-
-    def pause(self) -> float:
-        """Until the next try to connect."""
-        return self._live.pause()
-
-    def ended(self) -> bool:
-        """Without following, when all past lines are here."""
-        return not self._follow and self._live.caught_up
-
-    def reachable(self) -> bool:
-        """A consumer has us as its viewer."""
-        return self._live.connected
-
-    def close(self) -> None:
-        """Leave the consumer."""
-        self._live.close()
+        """Nothing: the pipe belongs to whatever opened it."""

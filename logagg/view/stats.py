@@ -1,14 +1,14 @@
-"""`logagg stats`: how many records, of what kind, when.
+"""`logagg stats`: how many records, of which kinds, over time.
 
-`Counts` is pure: lines in, numbers out, in bounded memory. Values of one dimension are
-counted singly up to `MOST_VALUES`; what comes beyond is counted together as `(other)`,
-so totals are always exact. Time is counted in buckets that double in width whenever
-there would be more than `MOST_BUCKETS`.
+`RecordCounts` is pure and its memory bounded: a dimension has up to `MOST_VALUES` values
+of its own, all others are counted as `(other)`, so totals are exact. Time is counted in
+buckets that double in width whenever there would be more than `MOST_BUCKETS`.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,23 +16,24 @@ from typing import Any
 
 import orjson
 
-from logagg.view import files, render, segments
-from logagg.view.conditions import lookup, present
+from logagg.core.levels import number_in
+from logagg.core.line import parse_line
+from logagg.core.units import SECOND, span_text, wire_time
+from logagg.filters.fields import lookup, present
+from logagg.render import layout, markup
+from logagg.render.markup import StyledText
+from logagg.view import files
 from logagg.view.files import Select
-from logagg.view.flow import span_text
-from logagg.view.levels import STANDARD, number_in
-from logagg.view.match import parse_line
-from logagg.view.segments import Segment
-from logagg.view.times import SECOND, wire_time
 
 MOST_VALUES = 10_000
 MOST_BUCKETS = 240
-_COLUMNS = 48
+_VALUE_COLUMNS = 31
+_BAR_COLUMNS = 48
 _BARS = " ▁▂▃▄▅▆▇█"
 OTHER = "(other)"
 _STANDARD_BY = ("level", "worker", "logger", "message")
 
-# What differs between two messages that say the same: numbers, identifiers, quotes.
+# Parts that differ between messages of one shape: numbers, identifiers, addresses.
 _VARIABLE = re.compile(
     r"0x[0-9a-fA-F]+"
     r"|\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b"
@@ -51,8 +52,8 @@ def template(record: Mapping[str, Any]) -> str:
     return _VARIABLE.sub("#", text[:500].partition("\n")[0])
 
 
-class _Series:
-    """Counts over time of one value; the bucket width is the whole's."""
+class _TimeSeries:
+    """Counts of one value over time, by bucket."""
 
     __slots__ = ("buckets", "total")
 
@@ -61,7 +62,7 @@ class _Series:
         self.buckets: dict[int, int] = {}
 
 
-class Counts:
+class RecordCounts:
     """The counts of a stream.
 
     Attributes:
@@ -70,6 +71,7 @@ class Counts:
         last_ns: The youngest.
         width: Seconds of one bucket.
         by: For each dimension its values, and their counts over time.
+        levels: The counts over time by level.
     """
 
     def __init__(self, by: Sequence[str] = ()) -> None:
@@ -77,19 +79,19 @@ class Counts:
         self.first_ns: int | None = None
         self.last_ns: int | None = None
         self.width = 1
-        self.by: dict[str, dict[str, _Series]] = {n: {} for n in by or _STANDARD_BY}
-        self.levels: dict[str, _Series] = {}
-        self._numbers: dict[str, float] = {}
+        self.by: dict[str, dict[str, _TimeSeries]] = {n: {} for n in by or _STANDARD_BY}
+        self.levels: dict[str, _TimeSeries] = {}
+        self._severities: dict[str, float] = {}
 
     def feed(self, lines: Sequence[bytes]) -> None:
         """Count some lines."""
         for line in lines:
             record = parse_line(line)
             self.records += 1
-            own = render.instant(record)
+            own = layout.instant(record)
             bucket = None if own is None else self._bucket(own)
             level = str(record.get("level", "-"))
-            self._numbers.setdefault(level, number_in(record) or 0)
+            self._severities.setdefault(level, number_in(record) or 0)
             _add(self.levels, level, bucket)
             for name, values in self.by.items():
                 _add(values, _value(record, name), bucket)
@@ -119,16 +121,16 @@ class Counts:
         return first // SECOND // self.width, last // SECOND // self.width
 
     def severity(self, level: str) -> float:
-        """The number of a level that was seen."""
-        return self._numbers.get(level, 0)
+        """The number of a level that was counted."""
+        return self._severities.get(level, 0)
 
 
-def _add(values: dict[str, _Series], name: str, bucket: int | None) -> None:
+def _add(values: dict[str, _TimeSeries], name: str, bucket: int | None) -> None:
     series = values.get(name)
     if series is None:
         if len(values) >= MOST_VALUES:
             name = OTHER
-        series = values.setdefault(name, _Series())
+        series = values.setdefault(name, _TimeSeries())
     series.total += 1
     if bucket is not None:
         series.buckets[bucket] = series.buckets.get(bucket, 0) + 1
@@ -140,7 +142,7 @@ def _value(record: Mapping[str, Any], name: str) -> str:
     value = lookup(record, name)
     if not present(value) or value is None:
         return "-"
-    return value if isinstance(value, str) else orjson.dumps(value).decode()
+    return value if isinstance(value, str) else layout.json_text(value)
 
 
 def batches(path: str, select: Select, since: bytes) -> Iterator[list[bytes]]:
@@ -161,10 +163,10 @@ def batches(path: str, select: Select, since: bytes) -> Iterator[list[bytes]]:
         series.close()
 
 
-# --- showing ---
+# --- output ---
 
 
-def as_json(counts: Counts) -> bytes:
+def as_json(counts: RecordCounts) -> bytes:
     """All counts as one JSON object and a newline."""
     start, end = counts.bounds()
     result = {
@@ -189,24 +191,25 @@ def as_json(counts: Counts) -> bytes:
             if counts.first_ns is not None
         ],
     }
-    return orjson.dumps(result) + b"\n"
+    return orjson.dumps(result)
 
 
 def _wire(instant_ns: int | None) -> str | None:
     return None if instant_ns is None else wire_time(instant_ns)
 
 
-def _ranked(values: Mapping[str, _Series]) -> list[tuple[str, _Series]]:
+def _ranked(values: Mapping[str, _TimeSeries]) -> list[tuple[str, _TimeSeries]]:
     return sorted(values.items(), key=lambda item: (-item[1].total, item[0]))
 
 
-def as_segments(counts: Counts, top: int, zone: dt.tzinfo | None) -> list[Segment]:
-    """The tables, each with its counts over time as a line of bars."""
-    shown: list[Segment] = [("message", f"{counts.records:,} records")]
+def as_segments(
+    counts: RecordCounts, top: int, zone: dt.tzinfo | None
+) -> list[StyledText]:
+    """The tables, each with its counts over time as a row of bars."""
+    shown: list[StyledText] = [("message", f"{counts.records:,} records")]
     if counts.first_ns is not None and counts.last_ns is not None:
-        first, last = (
-            render.local(instant, zone) for instant in (counts.first_ns, counts.last_ns)
-        )
+        first = layout.local(counts.first_ns // SECOND, zone)
+        last = layout.local(counts.last_ns // SECOND, zone)
         span = span_text((counts.last_ns - counts.first_ns) / SECOND)
         ends = f"{first:%Y-%m-%d %H:%M:%S} – {last:%Y-%m-%d %H:%M:%S}"
         shown.append(("", f"  {ends}  ({span})"))
@@ -217,47 +220,55 @@ def as_segments(counts: Counts, top: int, zone: dt.tzinfo | None) -> list[Segmen
 
 
 def _table(
-    counts: Counts, name: str, values: Mapping[str, _Series], top: int
-) -> list[Segment]:
+    counts: RecordCounts, name: str, values: Mapping[str, _TimeSeries], top: int
+) -> list[StyledText]:
     title = "message shape" if name in ("message", "template") else name
-    shown: list[Segment] = [("", "\n"), ("key", f"{segments.inline(title):<32}")]
+    shown = [("", "\n"), *_cell("key", markup.inline(title))]
     shown += [("key", f"{'count':>12} {'%':>6}  over time"), ("", "\n")]
     ranked = _ranked(values)
     if name == "level":
         ranked.sort(key=lambda item: -counts.severity(item[0]))
+    bounds = counts.bounds()
     for value, series in ranked[:top]:
-        text = segments.inline(value)
-        if len(text) > 31:
-            text = text[:15] + "…" + text[-15:]
         style = _style(counts, name, value)
-        shown.append((style, text))
-        shown.append(("", " " * max(32 - segments.width(text), 1)))
         share = 100 * series.total / max(counts.records, 1)
+        shown += _cell(style, markup.inline(value))
         shown.append(("", f"{series.total:>12,} {share:>5.1f}%  "))
-        shown += [(style, _bars(counts, series)), ("", "\n")]
+        shown += [(style, bars(series.buckets, *bounds)), ("", "\n")]
     rest = ranked[top:]
     if rest:
         total = sum(series.total for _, series in rest)
-        shown += [("dim", f"{f'… {len(rest):,} more':<32}{total:>12,}"), ("", "\n")]
+        shown += _cell("dim", f"… {len(rest):,} more")
+        shown += [("dim", f"{total:>12,}"), ("", "\n")]
     return shown
 
 
-def _style(counts: Counts, name: str, value: str) -> str:
+def _cell(style: str, text: str) -> list[StyledText]:
+    """Text cut and padded to the column of values, by its width on a terminal."""
+    text = markup.clip(text, _VALUE_COLUMNS)
+    return [(style, text), ("", " " * (_VALUE_COLUMNS + 1 - markup.width(text)))]
+
+
+def _style(counts: RecordCounts, name: str, value: str) -> str:
     if name == "level":
-        number = counts.severity(value)
-        known = [n for n, least in STANDARD.items() if number >= least]
-        return f"level.{known[-1]}" if known else "level.debug"
+        return layout.level_style(counts.severity(value))
     return f"worker.{value}" if name == "worker" and value != "-" else ""
 
 
-def _bars(counts: Counts, series: _Series) -> str:
-    """Counts over the whole time, the fullest column full, no count a blank."""
-    start, end = counts.bounds()
-    width = min(end - start + 1, _COLUMNS)
-    columns = [0] * width
-    for bucket, count in series.buckets.items():
-        columns[(bucket - start) * width // (end - start + 1)] += count
-    most = max(columns, default=0)
+def bars(buckets: Mapping[int, int], start: int, end: int) -> str:
+    """Counts over time as a row of bars, the fullest column full, no count a blank.
+
+    Each column covers the same number of buckets; the last one, which may cover fewer,
+    is scaled up. So a steady rate is a level row.
+    """
+    count = end - start + 1
+    size = -(-count // _BAR_COLUMNS)
+    columns = [0.0] * -(-count // size)
+    for bucket, number in buckets.items():
+        columns[(bucket - start) // size] += number
+    columns[-1] *= size / (count - size * (len(columns) - 1))
+    most = max(columns)
     if not most:
         return ""
-    return "".join(_BARS[-(-count * 8 // most)] for count in columns).rstrip()
+    scaled = [math.ceil(number * (len(_BARS) - 1) / most) for number in columns]
+    return "".join(_BARS[height] for height in scaled).rstrip()

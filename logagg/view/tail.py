@@ -1,65 +1,63 @@
-"""`logagg tail`: show what matches, first of what is there, then of what comes.
+"""`logagg tail`: show what matches, of the past lines first, then of new ones.
 
-The loop is the only place where sources, filter, look and terminal meet. It holds no
-more than what was asked to be held: the last N lines, and what came while paused.
+The loop is the only place where sources, filter, renderer and terminal meet. Its memory
+is bounded: the last N lines, and the lines that came while it was paused.
 
-Exit status: 0 ended, or what to stop at was met; 1 nothing matched (only where an end
-was asked for); 2 wrong usage; 3 no consumer; 130 Ctrl-C. A closed pipe ends it quietly.
+Exit status: 0 ended, or the stop condition was met; 1 nothing matched (only where an
+end was requested); 2 wrong usage; 3 no consumer; 130 Ctrl-C. A closed output pipe ends
+it with 0.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
-from logagg.view import render, segments
-from logagg.view.conditions import texts
-from logagg.view.cursor import Cursor
-from logagg.view.flow import Chosen, Context, Flow, Shape, last_matches
-from logagg.view.levels import STANDARD, number_in
-from logagg.view.match import Match, parse_line
-from logagg.view.render import Look
-from logagg.view.segments import Segment
-from logagg.view.sources import Source
-from logagg.view.terminal import ReaderGone, Terminal
+from logagg.core.levels import STANDARD, number_in
+from logagg.core.line import parse_line
+from logagg.filters.fields import texts
+from logagg.filters.matcher import Match
+from logagg.filters.regex import LIMIT
+from logagg.render.layout import LayoutOptions, project
+from logagg.render.markup import StyledText
+from logagg.render.renderer import Renderer, rule
+from logagg.view.sources import Cursor, TailSource
+from logagg.view.terminal import Interrupted, ReaderGone, Terminal
 
-_HELD = 10_000  # lines kept while paused; older ones are dropped, counted
-_FLUSH_AFTER = 0.5  # seconds after which a row of repeats is shown though it may go on
+_PAUSED_LINES = 10_000  # kept while paused; older ones are dropped, counted
+_FLUSH_AFTER = 0.5  # seconds after which repeats are shown though more may come
 _CURSOR_INTERVAL = 1.0
-_TOGETHER_BYTES = 1 << 16
+_WRITE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What tail is to do, apart from where lines come from.
+class TailPlan:
+    """The options of one run, apart from its source.
 
     Attributes:
-        match: What to show.
-        look: How.
-        shape: With which rules, differences and repeats.
-        count: How many past lines; None for all.
-        follow: Go on with what comes.
+        match: The filter.
+        layout: The format of records.
+        count: Number of past lines; None for all.
+        follow: Continue with new lines.
         before: Lines of context before a match.
-        after: And behind it.
+        after: Lines of context after it.
         most: Stop after so many matches; None for no limit.
-        until: Stop after a record whose text this finds.
+        until: Stop after a record in whose text this is found.
         timeout: Stop after so many seconds; None for never.
-        cursor_file: Where to keep the place of the last line shown.
+        cursor_file: The file for the place of the last line shown.
         color: `auto`, `always` or `never`.
-        quiet: No notes.
+        quiet: Show no notes.
     """
 
     match: Match
-    look: Look = field(default_factory=Look)
-    shape: Shape = field(default_factory=Shape)
+    layout: LayoutOptions = field(default_factory=LayoutOptions)
     count: int | None = 10
     follow: bool = True
     before: int = 0
@@ -73,27 +71,93 @@ class Plan:
 
     @property
     def context(self) -> bool:
-        """Lines around matches are wanted, so sources must not filter."""
+        """Whether lines around matches are shown, so that sources must not filter."""
         return bool(self.before or self.after)
 
 
-class Printer:
-    """Lines in, text out; counts, and knows when it is time to stop.
+@dataclass(frozen=True, slots=True)
+class ContextLine:
+    """A line to show.
 
     Attributes:
-        shown: Matches shown.
-        done: What to stop at was met.
+        line: The line, or b"" for a break between groups.
+        match: The number, from 1, of the match that it is or is near to.
+        context: It is not a match itself.
+    """
+
+    line: bytes
+    match: int
+    context: bool = False
+
+
+class Context:
+    """Lines before and after each match, as grep's -A and -B; overlaps merge."""
+
+    def __init__(self, before: int, after: int) -> None:
+        self._before: deque[bytes] = deque(maxlen=before)
+        self._after = after
+        self._left = 0
+        self._count = 0
+        self._skipped = False  # lines were left out since the last group
+
+    def feed(
+        self, lines: Sequence[bytes], matched: Sequence[bytes]
+    ) -> Iterator[ContextLine]:
+        """The lines to show of these, given those that match (the same objects)."""
+        matches = iter(matched)
+        wanted = next(matches, None)
+        for line in lines:
+            if line is wanted:
+                wanted = next(matches, None)
+                self._count += 1
+                if self._skipped and self._count > 1:
+                    yield ContextLine(b"", self._count)
+                for earlier in self._before:
+                    yield ContextLine(earlier, self._count, True)
+                self._before.clear()
+                self._skipped = False
+                self._left = self._after
+                yield ContextLine(line, self._count)
+            elif self._left:
+                self._left -= 1
+                yield ContextLine(line, self._count, True)
+            elif self._before.maxlen:
+                if len(self._before) == self._before.maxlen:
+                    self._skipped = True
+                self._before.append(line)
+            else:
+                self._skipped = True
+
+
+def last_matches(lines: Iterable[ContextLine], count: int) -> list[ContextLine]:
+    """The last so many matches and their context."""
+    kept: deque[ContextLine] = deque()
+    for item in lines:
+        kept.append(item)
+        while kept and kept[0].match <= item.match - count:
+            kept.popleft()
+    while kept and not kept[0].line:
+        kept.popleft()
+    return list(kept)
+
+
+class Printer:
+    """Writer of lines to the terminal; knows when to stop.
+
+    Attributes:
+        shown: Number of matches shown.
+        done: A stop condition was met.
         cursor: The place of the last line shown.
         errors_only: Show nothing below level error.
     """
 
-    def __init__(self, plan: Plan, terminal: Terminal) -> None:
+    def __init__(self, plan: TailPlan, terminal: Terminal) -> None:
         self._plan = plan
         self._terminal = terminal
-        self._flow = Flow(plan.look, plan.shape)
-        self._json = plan.look.format == "json"
-        self._whole = plan.look.fields is None and not plan.look.hide
-        self._bulk = (
+        self._renderer = Renderer(plan.layout)
+        self._json = plan.layout.format == "json"
+        self._whole = plan.layout.fields is None and not plan.layout.hide
+        self._unchanged = (
             self._json
             and self._whole
             and plan.most is None
@@ -101,7 +165,7 @@ class Printer:
             and not terminal.is_terminal
         )
         self._out: list[bytes] = []
-        self._held = 0
+        self._out_bytes = 0
         self.shown = 0
         self.done = False
         self.cursor: Cursor | None = None
@@ -111,102 +175,94 @@ class Printer:
         """Show matching lines."""
         if not lines or self.done:
             return
-        if self._bulk:
+        if self._unchanged:
             self._terminal.write(b"\n".join(lines) + b"\n")
             self.shown += len(lines)
             self._remember(lines[-1])
             return
-        self.chosen(Chosen(line, 0) for line in lines)
+        self.with_context(ContextLine(line, 0) for line in lines)
 
-    def chosen(self, items: Iterable[Chosen]) -> None:
-        """Show lines with what stands around them."""
+    def with_context(self, items: Iterable[ContextLine]) -> None:
+        """Show matching lines and their context."""
         for item in items:
             if self.done:
                 break
             if item.line:
-                self._one(item)
+                self._record(item)
             else:
                 self._show([("rule", "--"), ("", "\n")])
         self._write()
 
     def rule(self, text: str) -> None:
-        """Show a rule of the reader's own."""
+        """Show a rule that the user asked for."""
         self.flush()
-        self._show(self._flow.mark(text))
+        self._show(rule(text))
         self._write()
 
     def flush(self) -> None:
-        """Show what is held back."""
-        self._show(self._flow.flush())
+        """Show repeats that are held back."""
+        self._show(self._renderer.flush())
         self._write()
 
-    def _show(self, shown: Sequence[Segment]) -> None:
+    def _show(self, shown: Sequence[StyledText]) -> None:
         if shown:
             self._put(self._terminal.encoded(shown))
 
     def _put(self, data: bytes) -> None:
-        """Write later: the records of one batch go out together."""
+        """Write later: the records of a batch together."""
         self._out.append(data)
-        self._held += len(data)
-        if self._held > _TOGETHER_BYTES:
+        self._out_bytes += len(data)
+        if self._out_bytes > _WRITE_BYTES:
             self._write()
 
     def _write(self) -> None:
         data = b"".join(self._out)
         self._out.clear()
-        self._held = 0
+        self._out_bytes = 0
         if data:
             self._terminal.write(data)
 
-    def _one(self, item: Chosen) -> None:
+    def _record(self, item: ContextLine) -> None:
         record = parse_line(item.line)
-        if self.errors_only and not _is_error(record):
+        if self.errors_only and (number_in(record) or 0) < STANDARD["error"]:
             return
         if self._json:
-            self._show_json(item.line, record)
+            self._put_json(item.line, record)
         else:
-            self._show(self._flow.feed(record))
+            self._show(self._renderer.feed(record))
         self._remember(item.line)
         if item.context:
             return
         self.shown += 1
         plan = self._plan
         if plan.until is not None and any(
-            plan.until.search(text[:16_384]) for text in texts(record)
+            plan.until.search(text[:LIMIT]) for text in texts(record)
         ):
             self.done = True
         if plan.most is not None and self.shown >= plan.most:
             self.done = True
 
-    def _show_json(self, line: bytes, record: dict[str, Any]) -> None:
+    def _put_json(self, line: bytes, record: dict[str, Any]) -> None:
         if not self._whole:
-            line = orjson.dumps(render.project(record, self._plan.look))
-        if self._terminal.is_terminal:
-            text = segments.json_visible(line.decode("utf-8", "replace"))
-            line = text.encode("utf-8", "backslashreplace")
-        self._put(line + b"\n")
+            line = orjson.dumps(project(record, self._plan.layout))
+        self._put(self._terminal.json(line) + b"\n")
 
     def _remember(self, line: bytes) -> None:
         if self._plan.cursor_file is not None:
             self.cursor = Cursor.of_line(line) or self.cursor
 
 
-def _is_error(record: dict[str, Any]) -> bool:
-    number = number_in(record)
-    return number is not None and number >= STANDARD["error"]
-
-
 class Tail:
     """One run of the command."""
 
-    def __init__(self, plan: Plan, source: Source, terminal: Terminal) -> None:
+    def __init__(self, plan: TailPlan, source: TailSource, terminal: Terminal) -> None:
         self._plan = plan
         self._source = source
         self._terminal = terminal
         self._printer = Printer(plan, terminal)
         self._context = Context(plan.before, plan.after) if plan.context else None
         self._paused: deque[bytes] | None = None
-        self._missed = 0
+        self._dropped = 0
         self._deadline = (
             time.monotonic() + plan.timeout if plan.timeout is not None else None
         )
@@ -224,6 +280,8 @@ class Tail:
             self._printer.flush()
         except ReaderGone:
             return 0
+        except Interrupted:
+            pass
         finally:
             self._save_cursor(force=True)
         if self._terminal.stopping == signal.SIGINT:
@@ -242,43 +300,40 @@ class Tail:
         return self._deadline is not None and time.monotonic() >= self._deadline
 
     def _past(self) -> None:
-        if self._context is None:
-            for lines in self._source.past(self._plan.count):
+        context, count = self._context, self._plan.count
+        if context is None:
+            for lines in self._source.past(count):
                 self._printer.lines(lines)
                 if self._over():
                     return
             return
-        context, match, count = self._context, self._plan.match, self._plan.count
-        batches = self._source.past(0 if count == 0 else None)
         around = (
             item
-            for lines in batches
-            for item in context.feed(lines, match.lines(lines))
+            for lines in self._source.past(0 if count == 0 else None)
+            for item in context.feed(lines, self._plan.match.lines(lines))
         )
         if count is None:
-            self._printer.chosen(around)
+            self._printer.with_context(around)
         elif count:
-            self._printer.chosen(last_matches(around, count))
+            self._printer.with_context(last_matches(around, count))
 
     def _follow(self) -> None:
-        held_since = time.monotonic()
+        last_lines_at = time.monotonic()
         while not self._over():
             lines = self._source.poll()
             if lines:
                 self._take(lines)
-                held_since = time.monotonic()
+                last_lines_at = time.monotonic()
                 self._save_cursor()
                 if self._over():
                     return
             if self._source.ended():
                 return
-            if time.monotonic() - held_since > _FLUSH_AFTER:
+            if time.monotonic() - last_lines_at > _FLUSH_AFTER:
                 self._printer.flush()
             self._save_cursor()
-            keys = self._terminal.wait(
-                0 if lines else self._timeout(), *self._source.descriptors()
-            )
-            for key in keys:
+            timeout = 0 if lines else self._timeout()
+            for key in self._terminal.wait(timeout, *self._source.descriptors()):
                 self._press(key)
 
     def _timeout(self) -> float:
@@ -288,18 +343,18 @@ class Tail:
         return pause
 
     def _take(self, lines: list[bytes]) -> None:
-        if self._paused is not None:
-            self._missed += max(len(self._paused) + len(lines) - _HELD, 0)
-            self._paused.extend(lines)
-        else:
+        if self._paused is None:
             self._print(lines)
+        else:
+            self._dropped += max(len(self._paused) + len(lines) - _PAUSED_LINES, 0)
+            self._paused.extend(lines)
 
     def _print(self, lines: list[bytes]) -> None:
         if self._context is None:
             self._printer.lines(lines)
         else:
             matched = self._plan.match.lines(lines)
-            self._printer.chosen(self._context.feed(lines, matched))
+            self._printer.with_context(self._context.feed(lines, matched))
 
     def _press(self, key: str) -> None:
         terminal, printer = self._terminal, self._printer
@@ -313,13 +368,13 @@ class Tail:
             printer.errors_only = not printer.errors_only
             terminal.note("errors only" if printer.errors_only else "all levels again")
         elif key == " " and self._paused is None:
-            self._paused = deque(maxlen=_HELD)
-            terminal.note("paused; Space goes on")
+            self._paused = deque(maxlen=_PAUSED_LINES)
+            terminal.note("paused; Space continues")
         elif key == " " and self._paused is not None:
             lines, self._paused = list(self._paused), None
-            lost = f", {self._missed} older ones dropped" if self._missed else ""
+            lost = f", {self._dropped} older ones dropped" if self._dropped else ""
             terminal.note(f"{len(lines)} records came meanwhile{lost}")
-            self._missed = 0
+            self._dropped = 0
             self._print(lines)
 
     def _save_cursor(self, *, force: bool = False) -> None:
@@ -329,26 +384,5 @@ class Tail:
         if path is None or cursor is None or cursor == saved:
             return
         if force or now - saved_at >= _CURSOR_INTERVAL:
-            write_cursor(path, cursor)
+            cursor.save(path)
             self._saved = (now, cursor)
-
-
-def write_cursor(path: str, cursor: Cursor) -> None:
-    """Replace the cursor file; a reader sees the old or the new one, whole."""
-    new = f"{path}.{os.getpid()}.new"
-    with open(new, "w", encoding="utf-8") as file:
-        file.write(f"{cursor}\n")
-    os.replace(new, path)
-
-
-def read_cursor(path: str) -> Cursor | None:
-    """The cursor in a file, or None when there is no such file yet.
-
-    Raises:
-        ConfigError: The file holds something else.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            return Cursor.parse(file.read())
-    except FileNotFoundError:
-        return None

@@ -1,11 +1,10 @@
-"""The viewer's hold on its process: output, signals, keys, and waiting for all of them.
+"""A viewer's process: output, signals, keys, and one wait for all of them.
 
-`Terminal` is entered once by a command. While it is entered SIGINT and SIGTERM only set
-`stopping` (a second SIGINT leaves at once), the keyboard gives single keys when both
-ends are a terminal, and `wait` returns early when a key, a signal or the end of the
-reader comes. All is put back on leaving, whatever happened.
+A command enters `Terminal` once. Inside, SIGINT and SIGTERM only set `stopping` (a
+second SIGINT exits at once), single keys are read when both ends are a terminal, and
+`wait` returns early at a key or a signal. Everything is restored on leaving.
 
-A closed output pipe is an end, not an error: writes then raise `ReaderGone`.
+A closed output pipe is an end, not an error: it raises `ReaderGone`.
 """
 
 from __future__ import annotations
@@ -21,20 +20,30 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any, Self
 
-from logagg.view.color import wants_color
-from logagg.view.segments import Segment, inline, paint
+from logagg.render.markup import (
+    StyledText,
+    inline,
+    json_visible,
+    paint,
+    wants_color,
+)
+
+
+class Interrupted(Exception):
+    """A signal asks for the end, in the middle of reading."""
 
 
 class ReaderGone(BrokenPipeError):  # a state, as ConsumerGone
-    """Nobody reads our output any more."""
+    """The reader of standard output has closed it."""
 
 
 class Terminal:
-    """Standard output and error as one place to show things.
+    """Standard output for records, standard error for notes.
 
     Attributes:
         is_terminal: Standard output is a terminal.
-        stopping: The number of the signal that asked us to end, or 0.
+        color: Escape codes are written.
+        stopping: The number of the signal that requested the end, or 0.
     """
 
     def __init__(self, color: str, *, quiet: bool, keys: bool = False) -> None:
@@ -51,7 +60,9 @@ class Terminal:
 
     def __enter__(self) -> Self:
         sys.stdout.flush()
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
         self._old_wake = signal.set_wakeup_fd(
             self._wake_write, warn_on_full_buffer=False
         )
@@ -72,13 +83,15 @@ class Terminal:
         os.close(self._wake_write)
         self._cooked()
 
+    def check(self) -> None:
+        """Raise `Interrupted` when a signal asks for the end."""
+        if self.stopping:
+            raise Interrupted
+
     # --- output ---
 
     def write(self, data: bytes) -> None:
-        """Write all of it.
-
-        Blocks as long as the reader does; a signal ends it between two writes only
-        when it is the second one.
+        """Write all of it; blocks while the reader does not read.
 
         Raises:
             ReaderGone: The pipe is closed.
@@ -87,13 +100,13 @@ class Terminal:
         while view:
             try:
                 view = view[os.write(self._fd, view) :]
-            except BlockingIOError:  # somebody made our end non-blocking
+            except BlockingIOError:  # another process set O_NONBLOCK
                 select.select([], [self._fd], [])
             except BrokenPipeError:
                 raise ReaderGone from None
 
-    def show(self, segments: Sequence[Segment]) -> None:
-        """Write segments, in color when it is wanted.
+    def show(self, segments: Sequence[StyledText]) -> None:
+        """Write styled text.
 
         Raises:
             ReaderGone: The pipe is closed.
@@ -101,13 +114,20 @@ class Terminal:
         if segments:
             self.write(self.encoded(segments))
 
-    def encoded(self, segments: Sequence[Segment]) -> bytes:
-        """What `show` writes; what the encoding does not know becomes an escape."""
+    def json(self, line: bytes) -> bytes:
+        """A line of JSON as it may be written: on a terminal nothing in it acts there."""
+        if not self.is_terminal:
+            return line
+        text = json_visible(line.decode("utf-8", "replace"))
+        return text.encode("utf-8", "backslashreplace")
+
+    def encoded(self, segments: Sequence[StyledText]) -> bytes:
+        """The bytes that `show` writes; escapes for what the encoding lacks."""
         text = paint(segments, self.color)
         return text.encode(self._encoding, "backslashreplace")
 
     def note(self, text: str) -> None:
-        """Say something of our own, on standard error, unless asked to be quiet."""
+        """Write a message to standard error, unless quiet."""
         if self._quiet:
             return
         line = paint([("note", f"-- {inline(text)}"), ("", "\n")], self._note_color)
@@ -118,17 +138,13 @@ class Terminal:
     # --- waiting ---
 
     def wait(self, timeout: float, *descriptors: int) -> str:
-        """Wait until a descriptor can be read, a key or a signal comes.
-
-        Args:
-            timeout: Seconds to wait at most.
-            descriptors: What to wait for beside keys and signals.
+        """Wait for a readable descriptor, a key or a signal, at most `timeout` seconds.
 
         Returns:
             The keys that were pressed, often none.
 
         Raises:
-            ReaderGone: Our output pipe was closed, even if we had nothing to write.
+            ReaderGone: The output pipe was closed, though nothing was written.
         """
         poll = select.poll()
         poll.register(self._fd, 0)
@@ -154,18 +170,18 @@ class Terminal:
     # --- signals and keys ---
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if self.stopping and number == signal.SIGINT:
+        if self.stopping:
             self._cooked()
-            os._exit(130)
+            os._exit(128 + number)
         self.stopping = number
 
     def _on_continue(self, _number: int, _frame: FrameType | None) -> None:
-        self._single_keys()  # the shell has put its own settings back
+        self._single_keys()  # the shell has restored its own settings
 
     def _single_keys(self) -> None:
-        """Give keys at once and unseen; Ctrl-C and Ctrl-Z stay signals."""
-        if os.tcgetpgrp(0) != os.getpgrp():
-            return  # in the background the terminal is not ours to change
+        """Read keys at once, without echo; Ctrl-C and Ctrl-Z stay signals."""
+        if not _in_foreground():
+            return  # a background process must not change the terminal
         if not self._restore:
             self._restore = termios.tcgetattr(0)
         tty.setcbreak(0, termios.TCSADRAIN)
@@ -173,5 +189,13 @@ class Terminal:
     def _cooked(self) -> None:
         if self._restore:
             with contextlib.suppress(termios.error, OSError):
-                if os.tcgetpgrp(0) == os.getpgrp():
+                if _in_foreground():
                     termios.tcsetattr(0, termios.TCSADRAIN, self._restore)
+
+
+def _in_foreground() -> bool:
+    """Whether standard input is the controlling terminal, and this process its job."""
+    try:
+        return os.tcgetpgrp(0) == os.getpgrp()
+    except OSError:  # a terminal, but not the one that controls this process
+        return False

@@ -1,8 +1,7 @@
-"""`logagg top`: a live table of what a consumer says of itself.
+"""`logagg top`: a live table of a consumer's status.
 
-Asks for the status once an interval and shows rates from the difference. The table is
-rich's; where it is not installed, or standard output is no terminal, plain text comes
-instead, in the same columns.
+The status is requested once an interval; rates come from the difference. A terminal
+shows the same text as a pipe, in place.
 """
 
 from __future__ import annotations
@@ -12,10 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from logagg.core.units import span_text
 from logagg.errors import ConsumerGone, LogaggError
-from logagg.view import live, segments
-from logagg.view.flow import span_text
-from logagg.view.segments import Segment
+from logagg.ipc import consumer_client
+from logagg.render import markup
+from logagg.render.markup import StyledText
 from logagg.view.terminal import ReaderGone, Terminal
 
 _WORKER = (
@@ -38,11 +38,12 @@ _SINK = (
     ("error", "error"),
 )
 _RATED = ("records", "bytes", "written")
+_TEXTS = ("worker", "process", "sink", "error")
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table ready to be shown."""
+    """A table's texts."""
 
     title: str
     columns: list[str]
@@ -90,7 +91,7 @@ def _cell(value: Any) -> str:
         return f"{value:,.3f}"
     if isinstance(value, Mapping):
         return " ".join(f"{name}={count:,}" for name, count in value.items())
-    return segments.inline(str(value))[:60]
+    return markup.inline(str(value))[:60]
 
 
 def _rate(
@@ -117,20 +118,18 @@ def summary(state: Mapping[str, Any]) -> str:
     return "  ".join(parts)
 
 
-def as_segments(state: Mapping[str, Any], found: Iterable[Table]) -> list[Segment]:
-    """The tables as text."""
-    shown: list[Segment] = [("message", summary(state)), ("", "\n")]
+def as_segments(state: Mapping[str, Any], found: Iterable[Table]) -> list[StyledText]:
+    """The tables as text, numbers to the right."""
+    shown: list[StyledText] = [("message", summary(state)), ("", "\n")]
     for table in found:
-        widths = [
-            max(segments.width(row[i]) for row in [table.columns, *table.rows])
-            for i in range(len(table.columns))
-        ]
         shown.append(("", "\n"))
-        for number, row in enumerate([table.columns, *table.rows]):
-            cells = [
-                cell + " " * (width - segments.width(cell))
-                for cell, width in zip(row, widths, strict=True)
-            ]
+        rows = [table.columns, *table.rows]
+        widths = [max(map(markup.width, cells)) for cells in zip(*rows, strict=True)]
+        for number, row in enumerate(rows):
+            cells = []
+            for cell, name, width in zip(row, table.columns, widths, strict=True):
+                space = " " * (width - markup.width(cell))
+                cells.append(cell + space if name in _TEXTS else space + cell)
             text = "  ".join(cells).rstrip()
             shown += [("key" if not number else "", text), ("", "\n")]
         if not table.rows:
@@ -144,91 +143,76 @@ def run(
     """Show the tables until Ctrl-C or `q`; return the exit status.
 
     Raises:
-        ConsumerGone: No consumer answers (at the start; later its absence is shown).
+        ConsumerGone: No consumer answers at the start; later its absence is shown.
     """
     path = find()
     if path is None:
         raise ConsumerGone("no logagg is running here")
-    look = _Look(find, live.status(path))
+    status = _Refresh(find, consumer_client.status(path))
     with Terminal(color, quiet=False, keys=not once) as terminal:
         try:
             if once or not terminal.is_terminal:
-                return _plain(terminal, look, interval, once=once)
-            return _full(terminal, look, interval)
+                return _print(terminal, status, interval, once=once)
+            return _full_screen(terminal, status, interval)
         except ReaderGone:
             return 0
 
 
-class _Look:
-    """The last two answers of a consumer, and the seconds between them."""
+class _Refresh:
+    """The last two statuses of a consumer, and the seconds between them."""
 
     def __init__(self, find: Callable[[], str | None], state: dict[str, Any]) -> None:
         self._find = find
-        self.state = self.before = state
-        self._asked = time.monotonic()
-        self.seconds = 0.0
+        self._state = self._before = state
+        self._requested_at = time.monotonic()
+        self._seconds = 0.0
         self.gone = False
 
-    def again(self) -> None:
-        """Ask once more; when nobody answers the last answer stays."""
+    def update(self) -> None:
+        """Request the status again; without an answer the last one stays."""
         try:
-            state = live.status(self._find() or "")
+            state = consumer_client.status(self._find() or "")
         except LogaggError:
             self.gone = True
             return
         now = time.monotonic()
-        self.before, self.state = self.state, state
-        self.seconds, self._asked, self.gone = now - self._asked, now, False
+        self._before, self._state = self._state, state
+        self._seconds, self._requested_at = now - self._requested_at, now
+        self.gone = False
 
-    def tables(self) -> list[Table]:
-        """What to show."""
-        return tables(self.state, self.before, self.seconds)
+    def text(self) -> list[StyledText]:
+        """The summary and the tables."""
+        state = self._state
+        shown = as_segments(state, tables(state, self._before, self._seconds))
+        if self.gone:
+            note = "the consumer has ended; waiting for the next\n"
+            shown.insert(0, ("level.warning", note))
+        return shown
 
 
-def _plain(terminal: Terminal, look: _Look, interval: float, *, once: bool) -> int:
+def _print(terminal: Terminal, status: _Refresh, interval: float, *, once: bool) -> int:
     while not terminal.stopping and "q" not in terminal.wait(interval):
-        look.again()
-        if look.gone:
+        status.update()
+        if status.gone:
             raise ConsumerGone("the consumer has ended")
-        terminal.show(as_segments(look.state, look.tables()))
+        terminal.show(status.text())
         if once:
             break
     return 0
 
 
-def _full(terminal: Terminal, look: _Look, interval: float) -> int:
-    try:
-        from rich.console import Console
-        from rich.live import Live as Screen
-    except ImportError:
-        terminal.note("pip install 'logagg-service[top]' gives a table that stays put")
-        return _plain(terminal, look, interval, once=False)
+def _full_screen(terminal: Terminal, status: _Refresh, interval: float) -> int:
+    from rich.console import Console  # slow to import, and only for a terminal
+    from rich.live import Live as Screen  # the same
+    from rich.text import Text  # the same
+
     console = Console(no_color=not terminal.color, highlight=False)
     with Screen(console=console, screen=True, auto_refresh=False) as screen:
         while not terminal.stopping:
-            screen.update(_rich(look.state, look.tables(), look.gone), refresh=True)
+            text = markup.paint(status.text(), terminal.color)
+            shown = Text.from_ansi(text, no_wrap=True, overflow="ellipsis")
+            screen.update(shown, refresh=True)
             if "q" in terminal.wait(interval):
                 break
-            look.again()
+            status.update()
     return 0
-
-
-def _rich(state: Mapping[str, Any], found: Iterable[Table], gone: bool) -> Any:
-    from rich.console import Group
-    from rich.table import Table as Drawn
-    from rich.text import Text
-
-    parts: list[Any] = [Text(summary(state), style="bold", overflow="ellipsis")]
-    if gone:
-        parts.append(Text("the consumer is gone; waiting for the next", style="yellow"))
-    for table in found:
-        drawn = Drawn(box=None, expand=False, title=None, pad_edge=False)
-        for column in table.columns:
-            number = column not in ("worker", "process", "sink", "error")
-            drawn.add_column(
-                column, justify="right" if number else "left", no_wrap=True
-            )
-        for row in table.rows:
-            drawn.add_row(*(Text(cell) for cell in row))
-        parts += [Text(""), drawn]
-    return Group(*parts)

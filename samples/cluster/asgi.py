@@ -1,4 +1,4 @@
-"""An ASGI application, for uvicorn or hypercorn; nothing in it knows of logagg.
+"""An ASGI application, for uvicorn or hypercorn, without any logagg code.
 
 logagg run -w 4 uvicorn asgi:app --app-dir samples/cluster --port 8000
 logagg run -w 4 --policy rr hypercorn samples/cluster/asgi:app -w 0 --bind :8000

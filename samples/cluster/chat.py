@@ -2,9 +2,9 @@
 
     logagg run -w 4 --bind 127.0.0.1:8080 --sticky query:room samples/cluster/chat.py
 
-Connect clients to ws://127.0.0.1:8080/chat?room=NAME. A room's clients share a worker;
-what one says reaches every client of every worker once: the worker broadcasts it, and
-each worker (this one too) hands it to its own clients.
+Connect clients to ws://127.0.0.1:8080/chat?room=NAME. The clients of a room share a
+worker. A text reaches every client of every worker once: the worker broadcasts it, and
+each worker (this one too) sends it to its own clients.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Fault tolerance: a worker crashes, the others serve on, a new one takes its place.
+"""Fault tolerance: a worker crashes, the others continue, a new one takes its place.
 
 python samples/cluster/crash_recovery.py
 """

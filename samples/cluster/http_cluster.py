@@ -2,8 +2,8 @@
 
     python samples/cluster/http_cluster.py [PORT]
 
-Node's first example, line for line; see `crash_recovery.py` for the restarting that
-logagg does by itself.
+Node's first example, line for line. logagg restarts workers by itself: see
+`crash_recovery.py`.
 """
 
 import http.server

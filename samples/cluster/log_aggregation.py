@@ -1,7 +1,7 @@
-"""Log aggregation: producers, one consumer, one file. Compare the Node pattern:
+"""Log aggregation: producers, one consumer, one file.
 
-there, each worker sends its log lines to the primary as messages, which writes them.
-Here nothing is written for it: workers log as they always did, and print too.
+In the Node pattern each worker sends its log lines to the primary as messages, and the
+primary writes them. Here that needs no code: workers log and print as usual.
 
     logagg run -w 4 --sink file:all.log --sink stdout: samples/cluster/log_aggregation.py
 """
@@ -12,5 +12,5 @@ import os
 log = logging.getLogger("producer")
 
 for number in range(100):
-    log.info("item %d", number, extra={"number": number, "pid_said": os.getpid()})
-print("also printed lines are records")
+    log.info("item %d", number, extra={"number": number, "producer": os.getpid()})
+print("printed lines are records, too")

@@ -1,4 +1,4 @@
-"""Messages both ways: workers say READY, the primary says SHUTDOWN.
+"""Messages both ways: workers send READY, the primary sends SHUTDOWN.
 
 python samples/cluster/messages.py
 """

@@ -1,8 +1,8 @@
-"""Passing sockets: the primary accepts and gives each connection to a worker.
+"""Passing sockets: the primary accepts, and passes each connection to a worker.
 
     python samples/cluster/passing_sockets.py
 
-`logagg run --policy rr` does that for unmodified servers; this is the tool by hand.
+`logagg run --policy rr` does that for unmodified servers; this is the same by hand.
 """
 
 import socket

@@ -1,4 +1,4 @@
-"""A WSGI application, for gunicorn; nothing in it knows of logagg.
+"""A WSGI application, for gunicorn, without any logagg code.
 
 logagg run -w 4 gunicorn --chdir samples/cluster wsgi:app --bind :8000
 """

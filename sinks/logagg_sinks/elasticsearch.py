@@ -5,9 +5,12 @@ twice: what is there already answers 409, which is a success. The answer is read
 by item: what the cluster is too busy for is sent again, alone; what it will never take
 (a mapping conflict) is a dead letter, alone.
 
-`timestamp` becomes `@timestamp`, which a data stream needs. Values that are objects
-would conflict with plain ones of the same name in other records, so they are sent as
-their JSON text (`nested=object` sends them as they are).
+A record becomes a document in the shapes of ECS (`_ecs_document`). Values that are
+objects would conflict with plain ones of the same name in other records, so they are sent
+as their JSON text (`nested=object` sends them as they are).
+
+A document that a data stream's failure store took is not where it belongs: it is counted
+as `failure_stored`, and a stream of them suspends the sink like a stream of refusals.
 """
 
 from __future__ import annotations
@@ -16,22 +19,27 @@ import enum
 import re
 import socket
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import NamedTuple
 
 import orjson
 
-from logagg_sinks._batching import Item
-from logagg_sinks._client import Response
-from logagg_sinks._network import NetworkSink
-from logagg_sinks._options import Size
-from logagg_sinks._probe import Question
-from logagg_sinks._retry import Action, Kind, decide
-from logagg_sinks._target import HttpOptions, Target, Verdict, record_of, uid
+from logagg_sinks._ecs_document import document
+from logagg_sinks._sink_options import Size
+from logagg_sinks.delivery.batching import Item
+from logagg_sinks.delivery.retry import Action, Kind, decide
+from logagg_sinks.delivery.verdict import Verdict
+from logagg_sinks.http.http_client import Response
+from logagg_sinks.http.network_sink import NetworkSink
+from logagg_sinks.http.probe import Question
+from logagg_sinks.http.service import HttpOptions, Service, record_of, uid
 
 __all__ = ["ElasticsearchSink", "OpensearchSink"]
 
 _INDEX = re.compile(r"[a-z0-9.@][a-z0-9._@-]{0,254}", re.ASCII)
-_FILTER = "errors,items.*.status,items.*.error.type,items.*.error.reason"
+_FILTER = (
+    "errors,items.*.status,items.*.failure_store,"
+    "items.*.error.type,items.*.error.reason"
+)
 
 
 class Nested(enum.Enum):
@@ -60,12 +68,12 @@ class ElasticsearchOptions(HttpOptions, frozen=True, kw_only=True):
         super().__post_init__()
         if not _INDEX.fullmatch(self.index):
             raise ValueError(
-                f"option index={self.index!r} is not right; expected the name of a "
+                f"option index={self.index!r}: expected the name of a "
                 "data stream or index: lower-case letters, digits, and . _ - @"
             )
 
 
-class Elasticsearch(Target):
+class Elasticsearch(Service):
     """A cluster."""
 
     kind = Kind.ELASTICSEARCH
@@ -73,29 +81,16 @@ class Elasticsearch(Target):
 
     def __init__(self, options: ElasticsearchOptions) -> None:
         self.default_path = f"/{options.index}/_bulk"
-        self._text = options.nested is Nested.TEXT
+        self._nested = options.nested is Nested.OBJECT
         self._pipeline = options.pipeline
         self._host = socket.gethostname()
 
     def encode(self, line: bytes) -> tuple[bytes, bytes, int]:
         """An action and a document, a line each."""
-        record = record_of(line)
-        document: dict[str, Any] = {"@timestamp": record.pop("timestamp", None)}
-        if document["@timestamp"] is None:
-            raise ValueError("it has no timestamp")
-        for key, value in record.items():
-            document[key or "_"] = self._value(key, value)
-        document.setdefault("host", self._host)
+        made = document(record_of(line), self._host, nested=self._nested)
         name = uid(line, self._host).encode()
-        data = b'{"create":{"_id":"%b"}}\n%b\n' % (name, orjson.dumps(document))
+        data = b'{"create":{"_id":"%b"}}\n%b\n' % (name, orjson.dumps(made))
         return data, b"", len(data)
-
-    def _value(self, key: str, value: Any) -> Any:
-        if not self._text:
-            return value
-        if key == "exception" and isinstance(value, dict):
-            return {part: _plain(value[part]) for part in value}
-        return _plain(value)
 
     def body(self, items: Sequence[Item]) -> bytes:
         """Lines, the last one with its newline."""
@@ -107,7 +102,7 @@ class Elasticsearch(Target):
         return {"Content-Type": "application/x-ndjson"}
 
     def questions(self, path: str) -> Sequence[Question]:
-        """What it says of itself, which a key for writing alone may not ask."""
+        """Its root, which a key for writing alone may not read."""
         head, _, last = path.rpartition("/")
         above = head.rpartition("/")[0] if last == "_bulk" else ""
         silent = "it knows the secret, which has no right to ask how it is"
@@ -115,37 +110,40 @@ class Elasticsearch(Target):
         return [Question("GET", f"{above}/", well=well, unclear={403: silent})]
 
     def query(self) -> dict[str, str]:
-        """What of the answer is needed, so that it is small."""
+        """Select the needed part of the answer, so that it is small."""
         found = {"filter_path": _FILTER}
         if self._pipeline:
             found["pipeline"] = self._pipeline
         return found
 
     def inspect(self, answer: Response, records: int, verdict: Verdict) -> None:
-        """Say for each record what became of it."""
+        """Read the outcome for each record."""
         try:
             errors, items = _items(answer.body)
         except (ValueError, TypeError, KeyError, AttributeError):
             verdict.action = Action.HOLD
             verdict.reason = "the answer is not that of Elasticsearch's _bulk"
             return
-        if not errors:
+        if not items and not errors:
             return
         if len(items) != records:
-            # Ids make it safe to send all again, until the answer says which it means.
+            # Ids make it safe to send all again, until an answer covers all records.
             verdict.action = Action.RETRY
             verdict.reason = f"the answer has {len(items)} of {records} items"
             return
-        worst = ""
-        for index, (status, reason) in enumerate(items):
-            action = decide(Kind.ITEM, status)
-            if action is Action.RETRY:
+        for index, item in enumerate(items):
+            action = decide(Kind.ITEM, item.status)
+            if action in (Action.RETRY, Action.HOLD):
                 verdict.again.append(index)
-                worst = worst or f"item status {status}: {reason}"
+                verdict.hold = verdict.hold or action is Action.HOLD
+                if len(verdict.again) == 1 or action is Action.HOLD:
+                    verdict.reason = item.text
             elif action is not Action.OK:
-                verdict.refused[index] = f"item status {status}: {reason}"
-        if worst:
-            verdict.reason = worst
+                verdict.refused[index] = item.text
+            elif item.aside:
+                verdict.aside += 1
+                verdict.text = item.error or "a document that does not fit the mapping"
+        verdict.final = verdict.aside > 0
 
 
 class Opensearch(Elasticsearch):
@@ -154,17 +152,25 @@ class Opensearch(Elasticsearch):
     default_auth = "basic"
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return orjson.dumps(value).decode()
-    if isinstance(value, list) and any(isinstance(part, dict | list) for part in value):
-        return orjson.dumps(value).decode()
-    return value
+class BulkItem(NamedTuple):
+    """The outcome for one document."""
+
+    status: int
+    error: str
+    aside: bool
+
+    @property
+    def text(self) -> str:
+        """It in words."""
+        return f"item status {self.status}: {self.error}"
 
 
-def _items(body: bytes) -> tuple[bool, list[tuple[int, str]]]:
-    """Whether there are errors, and each item's status and reason."""
+def _items(body: bytes) -> tuple[bool, list[BulkItem]]:
+    """Whether there are errors, and each item's outcome."""
     answer = orjson.loads(body)
+    errors = answer["errors"]
+    if type(errors) is not bool:
+        raise TypeError("errors is true or false")
     found = []
     for item in answer.get("items", ()):
         (result,) = item.values()
@@ -173,8 +179,9 @@ def _items(body: bytes) -> tuple[bool, list[tuple[int, str]]]:
             error = ": ".join(
                 str(error[key]) for key in ("type", "reason") if key in error
             )
-        found.append((int(result["status"]), str(error)))
-    return bool(answer["errors"]), found
+        aside = result.get("failure_store") == "used"
+        found.append(BulkItem(int(result["status"]), str(error), aside))
+    return errors, found
 
 
 class ElasticsearchSink(NetworkSink):
@@ -191,20 +198,12 @@ class ElasticsearchSink(NetworkSink):
     """
 
     scheme = "elasticsearch"
-    options_type: ClassVar[type[HttpOptions]] = ElasticsearchOptions
-
-    def make_target(self) -> Target:
-        """The kind of target that this sink sends to."""
-        assert isinstance(self.options, ElasticsearchOptions)
-        return Elasticsearch(self.options)
+    options_type = ElasticsearchOptions
+    service_type = Elasticsearch
 
 
 class OpensearchSink(ElasticsearchSink):
     """Create records in OpenSearch."""
 
     scheme = "opensearch"
-
-    def make_target(self) -> Target:
-        """The kind of target that this sink sends to."""
-        assert isinstance(self.options, ElasticsearchOptions)
-        return Opensearch(self.options)
+    service_type = Opensearch

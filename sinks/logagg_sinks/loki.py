@@ -1,13 +1,15 @@
 """Grafana Loki: records pushed as JSON, one stream a set of labels.
 
 Labels are few, so that Loki's streams are: `service_name`, `host` and `level`, and what
-`labels` adds. What tells processes apart (worker, pid, logger) is structured metadata.
-A line is the whole record, so that no two are equal and Loki, which drops equal ones of
-the same time, drops none that is not a repetition; equal times within a batch are made
-different by a nanosecond, because Loki may exchange them otherwise.
+`labels` adds. The fields of a process (worker, pid, logger) are structured metadata.
+A line is the whole record, so that no two are equal and Loki, which drops a line that
+equals another one of the same stream and time, drops none that is not a repetition. With
+`line=message` two records may be equal there: the later one is moved by a nanosecond. Its
+time follows from the records before it in the spool, however these are cut into batches:
+halves, the next batch, and a repetition after a restart have the times of one whole.
 
-Loki refuses what is older than a week (`max_age`, the default here) and says so for a
-whole push after it has stored the rest; so a refused push is sent again in halves, of
+Loki refuses what is older than a week (`max_age`, the default here), with one answer for
+a whole push after it has stored the rest; so a refused push is sent again in halves, of
 which Loki ignores what it has, until what it refuses stands alone.
 """
 
@@ -16,32 +18,38 @@ from __future__ import annotations
 import enum
 import re
 import socket
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import orjson
 
-from logagg import wire
-from logagg_sinks._batching import Item
-from logagg_sinks._client import Response
-from logagg_sinks._network import NetworkSink
-from logagg_sinks._probe import Question, beside
-from logagg_sinks._retry import Kind
-from logagg_sinks._target import HttpOptions, Target, Verdict, record_of
+from logagg.wireformat import key_ns
+from logagg_sinks.delivery.batching import Item
+from logagg_sinks.delivery.retry import Action, Kind
+from logagg_sinks.delivery.verdict import Verdict
+from logagg_sinks.http.http_client import Response
+from logagg_sinks.http.network_sink import NetworkSink
+from logagg_sinks.http.probe import Question, beside
+from logagg_sinks.http.service import HttpOptions, Service, is_page, record_of
 
 __all__ = ["LokiSink"]
 
 MOST_LABELS = 15
 MOST_LABEL_BYTES = 2048
+MOST_NAME_BYTES = 1000
 MOST_METADATA = 128
 MOST_METADATA_BYTES = 32 * 1024  # half of what Loki takes
 _LABEL = re.compile(r"(?!__)[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_]", re.ASCII)
+_OPERATOR = re.compile(
+    r"allow_structured_metadata|missing required labels|label names; limit"
+)
+_STREAM = re.compile(r"\{.*\}", re.DOTALL)  # its labels, with texts of records
 _SEPARATOR = b"\0"  # between time and rest: neither holds one
 
 
 class Line(enum.Enum):
-    """What a line in Loki is."""
+    """Content of a line in Loki."""
 
     JSON = "json"
     MESSAGE = "message"
@@ -84,7 +92,7 @@ _METADATA = ("worker", "pid", "logger", "trace_id", "span_id")
 _NOT_METADATA = frozenset({"timestamp", "message", "level", "received"})
 
 
-class Loki(Target):
+class Loki(Service):
     """Loki, or what understands its push."""
 
     kind = Kind.LOKI
@@ -115,28 +123,51 @@ class Loki(Target):
             labels[name] = _clip(_flat(record.get(name)), MOST_LABEL_BYTES)
         labels = {name: value for name, value in labels.items() if value}
         text = line.decode()
-        metadata = {name: _flat(record[name]) for name in _METADATA if name in record}
+        metadata = {
+            name: _clip(_flat(record[name]), MOST_METADATA_BYTES // 8)
+            for name in _METADATA
+            if name in record
+        }
         if self._message_only:
             text = _flat(record.get("message", ""))
             metadata = _all(record)
-        time = str(max(0, wire.key_ns(line)) or 1).encode()
+        time = str(max(0, key_ns(line)) or 1).encode()
         rest = orjson.dumps([text, metadata])
         group = orjson.dumps(labels, option=orjson.OPT_SORT_KEYS)
         data = time + _SEPARATOR + rest
         return data, group, len(data) + len(group) + 32
 
-    def body(self, items: Sequence[Item]) -> bytes:
-        """One stream a set of labels, times within each strictly different."""
-        streams: dict[bytes, list[Any]] = {}
-        taken: dict[bytes, set[int]] = {}
-        for item in items:
+    def arrange(
+        self, items: list[Item], before: Callable[[], list[Item]]
+    ) -> list[Item]:
+        """Make times different where stream, time and text are the same."""
+        if not self._message_only:
+            return items
+        taken: dict[tuple[bytes, bytes], set[int]] = {}
+        found = []
+        sent = before()
+        for item in (*sent, *items):
             text, _, rest = item.data.partition(_SEPARATOR)
+            used = taken.setdefault((item.group, rest[: _end_of_text(rest)]), set())
             time = int(text)
-            used = taken.setdefault(item.group, set())
             while time in used:
                 time += 1
             used.add(time)
-            value = b'["%d",%b' % (time, rest[1:])
+            found.append(item._replace(data=b"%d%b%b" % (time, _SEPARATOR, rest)))
+        return found[len(sent) :]
+
+    def foreign(self, answer: Response) -> str:
+        """Loki answers 204, or a proxy before it 200, with no body worth the name."""
+        if is_page(answer) or answer.body.strip() not in (b"", b"{}"):
+            return "the answer is not that of Loki's push"
+        return ""
+
+    def body(self, items: Sequence[Item]) -> bytes:
+        """One stream a set of labels, in order."""
+        streams: dict[bytes, list[Any]] = {}
+        for item in items:
+            time, _, rest = item.data.partition(_SEPARATOR)
+            value = b'["%b",%b' % (time, rest[1:])
             streams.setdefault(item.group, []).append(orjson.Fragment(value))
         found = [
             {"stream": orjson.Fragment(labels), "values": values}
@@ -155,14 +186,31 @@ class Loki(Target):
     def questions(self, path: str) -> Sequence[Question]:
         """Whether it is ready; a gateway before it may not pass that on."""
         door = beside(path, self.default_path, "/ready")
-        hidden = "it answers, but does not let us ask Loki (a gateway?)"
+        hidden = "it answers, but does not pass the request on to Loki (a gateway?)"
         bad = {503: "Loki is not ready"}
         return [
             Question("GET", door, well={200: "ready"}, unclear={404: hidden}, bad=bad)
         ]
 
+    def verdict(self, answer: Response) -> Verdict:
+        """A refusal that is about Loki's limits for a tenant is one of every record."""
+        verdict = super().verdict(answer)
+        cause = _OPERATOR.search(_STREAM.sub("", verdict.text))
+        if verdict.action is Action.BISECT and cause:
+            verdict.action = Action.HOLD
+            verdict.reason += f": {cause[0]} in Loki's limits for this tenant"
+        return verdict
+
     def inspect(self, answer: Response, records: int, verdict: Verdict) -> None:
         """A success is one for every record."""
+
+
+_TEXT = re.compile(rb'\["(?:[^"\\]|\\.)*"')  # of `[text, metadata]` as orjson writes it
+
+
+def _end_of_text(rest: bytes) -> int:
+    match = _TEXT.match(rest)
+    return match.end() if match else len(rest)
 
 
 def _all(record: dict[str, Any]) -> dict[str, str]:
@@ -177,8 +225,16 @@ def _all(record: dict[str, Any]) -> dict[str, str]:
         if len(found) >= MOST_METADATA - 1 or size > MOST_METADATA_BYTES:
             found["logagg_truncated"] = "true"
             break
-        found[_NOT_IN_A_NAME.sub("_", key) or "_"] = text
+        found[_free_name(_NOT_IN_A_NAME.sub("_", key) or "_", found)] = text
     return found
+
+
+def _free_name(name: str, taken: Mapping[str, object]) -> str:
+    """A name that no other field became: `a.b` and `a_b` are two."""
+    name = name[:MOST_NAME_BYTES]
+    while name in taken:
+        name += "_"
+    return name
 
 
 def _flat(value: object) -> str:
@@ -207,9 +263,5 @@ class LokiSink(NetworkSink):
     """
 
     scheme = "loki"
-    options_type: ClassVar[type[HttpOptions]] = LokiOptions
-
-    def make_target(self) -> Target:
-        """The kind of target that this sink sends to."""
-        assert isinstance(self.options, LokiOptions)
-        return Loki(self.options)
+    options_type = LokiOptions
+    service_type = Loki

@@ -2,9 +2,10 @@
 
 A resource is a process (`service.name`, `host.name`, `process.pid`), a scope is a
 logger. Each record has `log.record.uid`: OTLP allows that a record comes twice when an
-answer was lost, and by it that can be told. Records that the target refuses within a
-batch it took (partial success) are counted as `rejected_partial`: OTLP does not say
-which they were, and forbids to send the batch again.
+answer was lost, and by it that is recognized. Records that the target refuses within a
+batch it took (partial success) are counted as `rejected_partial`: OTLP does not
+name them, and forbids to send the batch again. A request that is refused as malformed
+(400) is sent in halves, which are other requests, until the bad record is alone.
 """
 
 from __future__ import annotations
@@ -19,21 +20,22 @@ from typing import Any, ClassVar
 import orjson
 
 from logagg_sinks import _protobuf as pb
-from logagg_sinks._batching import Item
-from logagg_sinks._client import Response
-from logagg_sinks._compress import Compression
-from logagg_sinks._network import NetworkSink
-from logagg_sinks._options import Size
-from logagg_sinks._otlp import (
+from logagg_sinks._compression import BodyCompression
+from logagg_sinks._otlp_encode import (
     entry,
     log_json,
     log_protobuf,
     pair_json,
     pair_protobuf,
 )
-from logagg_sinks._probe import Question
-from logagg_sinks._retry import Kind
-from logagg_sinks._target import HttpOptions, Target, Verdict
+from logagg_sinks._sink_options import Size
+from logagg_sinks.delivery.batching import Item
+from logagg_sinks.delivery.retry import Kind
+from logagg_sinks.delivery.verdict import Verdict
+from logagg_sinks.http.http_client import Response
+from logagg_sinks.http.network_sink import NetworkSink
+from logagg_sinks.http.probe import Question
+from logagg_sinks.http.service import HttpOptions, Service
 
 __all__ = ["OtlpSink"]
 
@@ -61,15 +63,15 @@ class OtlpOptions(HttpOptions, frozen=True, kw_only=True):
     batch_bytes: Size = 4 * 1024 * 1024
 
 
-class Otlp(Target):
-    """Whoever takes OTLP/HTTP."""
+class Otlp(Service):
+    """A receiver of OTLP/HTTP."""
 
     kind = Kind.OTLP
     default_path = "/v1/logs"
-    compressions: ClassVar[tuple[Compression, ...]] = (
-        Compression.GZIP,
-        Compression.NONE,
-        Compression.ZSTD,
+    compressions: ClassVar[tuple[BodyCompression, ...]] = (
+        BodyCompression.GZIP,
+        BodyCompression.NONE,
+        BodyCompression.ZSTD,
     )
 
     def __init__(self, options: OtlpOptions) -> None:
@@ -169,21 +171,32 @@ class Otlp(Target):
     def questions(self, path: str) -> Sequence[Question]:
         """A request without records, which is a whole one."""
         well = dict.fromkeys(range(200, 300), "it takes a request without records")
-        odd = "it reads our requests, and takes none without records"
+        odd = "it reads requests, and takes none without records"
         body = self._body_json({}) if self._json else b""
         unclear = {422: odd}
         return [Question("POST", path, body, well=well, unclear=unclear)]
 
+    def foreign(self, answer: Response) -> str:
+        """Only an empty body or an ExportLogsServiceResponse is a success."""
+        try:
+            _partial(answer)
+        except (ValueError, TypeError, AttributeError):
+            return "the answer is not that of an OTLP receiver"
+        return ""
+
     def inspect(self, answer: Response, records: int, verdict: Verdict) -> None:
         """Read `partial_success`; an empty answer is a full success."""
-        del records
         try:
             rejected, message = _partial(answer)
         except (ValueError, TypeError, AttributeError):
-            return  # it was taken; what else it says we cannot read
-        verdict.uncounted = max(0, rejected)
+            return  # the user chose to take this status for a success
+        verdict.final = rejected > 0  # what was refused must not be sent again
+        if rejected >= records:
+            verdict.refused = dict.fromkeys(range(records), message or "rejected")
+        else:
+            verdict.uncounted = max(0, rejected)
         if message:
-            verdict.text = message[:1024]
+            verdict.text = message
             verdict.warning = not rejected
 
 
@@ -192,18 +205,28 @@ def _is_json(answer: Response) -> bool:
 
 
 def _partial(answer: Response) -> tuple[int, str]:
-    """How many records were refused, and what is said about it."""
-    if not answer.body:
+    """How many records were refused, and the message about it.
+
+    Raises:
+        ValueError, TypeError, AttributeError: It is not an ExportLogsServiceResponse.
+    """
+    body = answer.body.strip()
+    if body in (b"", b"{}"):
         return 0, ""
     if _is_json(answer):
-        partial = orjson.loads(answer.body).get("partialSuccess") or {}
+        reply = orjson.loads(answer.body)
+        if reply.keys() - {"partialSuccess", "partial_success"}:
+            raise ValueError("it has other fields")
+        partial = reply.get("partialSuccess") or {}
         return int(partial.get("rejectedLogRecords") or 0), str(
             partial.get("errorMessage") or ""
         )
     rejected, message = 0, ""
     for field, value in pb.fields(answer.body):
-        if field != 1 or not isinstance(value, bytes):
-            continue
+        if field != 1:
+            continue  # of a later version
+        if not isinstance(value, bytes):
+            raise TypeError("partial_success is a message")
         for inner, part in pb.fields(value):
             if inner == 1 and isinstance(part, int):
                 rejected = part
@@ -226,9 +249,5 @@ class OtlpSink(NetworkSink):
     """
 
     scheme = "otlp"
-    options_type: ClassVar[type[HttpOptions]] = OtlpOptions
-
-    def make_target(self) -> Target:
-        """The kind of target that this sink sends to."""
-        assert isinstance(self.options, OtlpOptions)
-        return Otlp(self.options)
+    options_type = OtlpOptions
+    service_type = Otlp

@@ -1,11 +1,11 @@
 """Splunk's HTTP Event Collector: records as events.
 
 An event's time is the record's, to the nanosecond; `fields` has the record's uid, by
-which one that came twice (an answer was lost) can be told: the collector itself cannot.
+which one that came twice (an answer was lost) is recognized, not by the collector.
 A record that the collector refuses is a dead letter, alone: what stood before it in the
-batch was taken, what stood behind it is sent again.
+batch was taken, what came after it is sent again.
 
-With `ack=true` a batch counts when the indexers say that they have it, not when the
+With `ack=true` a batch counts when the indexers confirm that they have it, not when the
 collector has read it; the token must have acknowledgement switched on.
 """
 
@@ -14,20 +14,43 @@ from __future__ import annotations
 import socket
 import uuid
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import orjson
 
-from logagg import wire
-from logagg_sinks._batching import Item
-from logagg_sinks._client import Response
-from logagg_sinks._network import NetworkSink
-from logagg_sinks._options import Duration
-from logagg_sinks._probe import Question, beside
-from logagg_sinks._retry import Action, Kind
-from logagg_sinks._target import HttpOptions, Target, Verdict, record_of, uid
+from logagg.wireformat import key_ns
+from logagg_sinks._sink_options import Duration
+from logagg_sinks.delivery.batching import Item
+from logagg_sinks.delivery.retry import Action, Kind
+from logagg_sinks.delivery.verdict import Verdict
+from logagg_sinks.http.http_client import Response
+from logagg_sinks.http.network_sink import NetworkSink
+from logagg_sinks.http.probe import Question, beside
+from logagg_sinks.http.service import HttpOptions, Service, record_of, uid
 
 __all__ = ["SplunkSink"]
+
+_COLLECTOR = "/services/collector"
+_CONFIGURATION = frozenset(
+    {
+        1,  # the token is disabled
+        2,  # no token
+        3,  # not the form of an authorization
+        4,  # an unknown token
+        7,  # not an index of the token
+        10,  # the token needs a channel, which `ack=true` sends
+        11,  # not the form of a channel
+        14,  # acknowledgement is switched off
+        16,  # no token in a query is taken
+        21,  # an unknown token (in a query)
+        22,  # a token that is disabled (in a query)
+    }
+)
+"""Codes that no record is to blame for: an operator must repair something."""
+
+
+_TAKEN = frozenset({0, 24, 25})
+"""Codes of a success: 24 and 25 add that a queue of the collector is nearly full."""
 
 
 class SplunkOptions(HttpOptions, frozen=True, kw_only=True):
@@ -54,7 +77,7 @@ class SplunkOptions(HttpOptions, frozen=True, kw_only=True):
             raise ValueError("option ack_interval must be more than 0")
 
 
-class Splunk(Target):
+class Splunk(Service):
     """An HTTP Event Collector."""
 
     kind = Kind.SPLUNK
@@ -75,7 +98,7 @@ class Splunk(Target):
     def encode(self, line: bytes) -> tuple[bytes, bytes, int]:
         """An event."""
         record = record_of(line)
-        seconds, nanoseconds = divmod(wire.key_ns(line), 1_000_000_000)
+        seconds, nanoseconds = divmod(key_ns(line), 1_000_000_000)
         fields = {"uid": uid(line, self._host)}
         for key in ("level", "worker", "logger"):
             if isinstance(record.get(key), str) and record[key]:
@@ -102,14 +125,26 @@ class Splunk(Target):
         return found
 
     def judge(self, answer: Response, records: int) -> Verdict:
-        """A refused event is taken out; those before it were taken."""
+        """Read the collector's code, which decides where the status does not.
+
+        A refused event is taken out; those before it were taken.
+        """
         verdict = self.verdict(answer)
         reply = _reply(answer)
-        if verdict.action is Action.OK:
-            self.inspect(answer, records, verdict)
+        code = reply.get("code")
+        code = code if type(code) is int else None
+        if verdict.action is Action.OK and answer.status not in self.chosen:
+            if code in _TAKEN:
+                self.inspect(answer, records, verdict)
+            else:
+                verdict.action = Action.HOLD
+                verdict.reason += ", but it is not the answer of a collector"
         elif answer.status == 400 and verdict.action is Action.DEAD:
             number = reply.get("invalid-event-number")
-            if type(number) is int and 0 <= number < records:
+            if code in _CONFIGURATION:
+                verdict.action = Action.HOLD
+                verdict.reason += f": {reply.get('text', '')} (code {code})"
+            elif type(number) is int and 0 <= number < records:
                 verdict.action = Action.OK
                 verdict.refused = {number: f"status 400: {reply.get('text', '')}"}
                 verdict.again = list(range(number + 1, records))
@@ -134,20 +169,25 @@ class Splunk(Target):
         if not self._ack:
             return
         receipt = _reply(answer).get("ackId")
-        if receipt is None:
+        if type(receipt) is not int:
             verdict.action = Action.HOLD
             verdict.reason = "the token has no acknowledgement: switch it on or ack off"
         else:
             verdict.receipt = str(receipt)
 
-    def question(self, receipt: str) -> tuple[str, bytes]:
+    def question(self, receipt: str, path: str) -> tuple[str, bytes]:
         """Path and body of the question whether a batch is indexed."""
-        return "/services/collector/ack", b'{"acks":[%b]}' % receipt.encode()
+        head, collector, _ = path.rpartition(_COLLECTOR)
+        door = f"{head}{collector or _COLLECTOR}/ack"
+        return door, b'{"acks":[%b]}' % receipt.encode()
 
-    def confirmed(self, answer: Response, receipt: str) -> bool:
-        """Whether an answer says that it is."""
+    def confirmation(self, answer: Response, receipt: str) -> Action:
+        """Judge the answer to it."""
         acks = _reply(answer).get("acks")
-        return isinstance(acks, dict) and acks.get(receipt) is True
+        if answer.status == 200 and isinstance(acks, dict):
+            return Action.OK if acks.get(receipt) is True else Action.RETRY
+        action = self.verdict(answer).action
+        return Action.RETRY if action is Action.RETRY else Action.HOLD
 
 
 def _reply(answer: Response) -> dict[str, Any]:
@@ -173,9 +213,5 @@ class SplunkSink(NetworkSink):
     """
 
     scheme = "splunk"
-    options_type: ClassVar[type[HttpOptions]] = SplunkOptions
-
-    def make_target(self) -> Target:
-        """The kind of target that this sink sends to."""
-        assert isinstance(self.options, SplunkOptions)
-        return Splunk(self.options)
+    options_type = SplunkOptions
+    service_type = Splunk

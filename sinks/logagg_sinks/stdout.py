@@ -1,14 +1,13 @@
-"""The stdout and stderr sinks: records on a stream that somebody may be reading.
+"""The stdout and stderr sinks: records on a stream of the process that wants them.
 
 Order: as in the stream of records. Loss: a stream is not durable, and its reader may
-go away or stop reading, which must not stall everything else. A reader that is slow is
-waited for. One that took nothing for `stall_timeout` is given up until it reads again:
-till then records are dropped, counted, and the number is said in a line of its own
-when it goes on. A reader that is gone (EPIPE) is given up until the stream is replaced.
+close it or stop reading, which must not stall everything else. A slow reader is waited
+for. After `stall_timeout` without progress records are dropped and counted until the
+reader goes on; then a line announces the number. A closed stream (EPIPE) stays given up
+until it is replaced.
 
-The stream's blocking mode is never changed: it is shared with other processes. Writes
-are made from a thread of their own, which copes with short writes and with somebody
-else having set O_NONBLOCK.
+The stream's blocking mode is never changed: it is shared with other processes. A thread
+writes, and copes with short writes and with O_NONBLOCK set by another process.
 """
 
 from __future__ import annotations
@@ -23,25 +22,29 @@ import time
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-import msgspec
 import orjson
 
-from logagg.abc import Batch, Sink
+from logagg.abc import Batch, Sink, SinkURL
 from logagg.errors import ConfigError, SinkUnavailable
-from logagg.sinks import SinkURL
-from logagg.view.color import wants_color
-from logagg_sinks._console import Console
-from logagg_sinks._lane import Lane
-from logagg_sinks._options import Duration, Options, make, query, read
-from logagg_sinks._text import Template
+from logagg.text import ConsoleText, Template, json_visible, wants_color
+from logagg.wireformat import Event, own_record, timestamp_bytes
+from logagg_sinks._executor import SerialExecutor
+from logagg_sinks._sink_options import (
+    Duration,
+    Options,
+    check_template,
+    make,
+    query,
+    read,
+)
 
 __all__ = ["StderrSink", "StdoutSink"]
 
 log = logging.getLogger("logagg.stdout")
 
 
-class Format(enum.Enum):
-    """How records look on a stream."""
+class StreamFormat(enum.Enum):
+    """The form of records on a stream."""
 
     CONSOLE = "console"
     JSON = "json"
@@ -60,34 +63,27 @@ class StreamOptions(Options, frozen=True, kw_only=True):
     """The options of a stream.
 
     Attributes:
-        format: `console` for people, `json` for programs, `text` by a template.
+        format: `console` (as `logagg tail`), `json`, or `text` by a template.
         color: When to color `console`; `auto` obeys NO_COLOR, FORCE_COLOR, TERM and
             whether the stream is a terminal.
         template: The line of `text`, for example `{timestamp} {level} {message}`.
-        stall_timeout: Seconds that a reader may take nothing before records are
-            dropped and counted instead; 0 waits for ever.
+        stall_timeout: Seconds without progress of the reader after which records are
+            dropped and counted; 0 waits for ever.
     """
 
-    format: Format = Format.CONSOLE
+    format: StreamFormat = StreamFormat.CONSOLE
     color: Color = Color.AUTO
     template: str = Template.DEFAULT
     stall_timeout: Duration = 10.0
 
     def __post_init__(self) -> None:
-        try:
-            Template(self.template)
-        except ValueError as error:
-            raise ValueError(
-                f"option template={self.template!r} is not right; expected {error}"
-            ) from None
-        if self.template != Template.DEFAULT and self.format is not Format.TEXT:
-            raise ValueError("option template needs format=text")
+        check_template(self.template, used=self.format is StreamFormat.TEXT)
 
 
-class _Job:
+class _WriteJob:
     """A batch on its way to the stream.
 
-    `done` (bytes written) is changed by the lane's thread only, all else by the loop.
+    `done` (bytes written) is changed by the thread only, all else by the loop.
     """
 
     __slots__ = ("batch", "data", "done", "fd", "future", "pieces", "seen")
@@ -97,24 +93,24 @@ class _Job:
         self.pieces = pieces
         self.data = head + (batch.data if pieces is batch.lines else b"".join(pieces))
         self.done = 0
-        self.seen = 0  # `done` when it was last looked at
+        self.seen = 0  # `done` at the last check
         self.fd = -1
         self.future: asyncio.Future[None] | None = None
 
     def run(self) -> None:
-        """Write what is left; blocks for as long as the reader does not read."""
+        """Write the rest; blocks for as long as the reader does not read."""
         view = memoryview(self.data)
         while self.done < len(view):
             try:
                 self.done += os.write(self.fd, view[self.done : self.done + 65536])
-            except BlockingIOError:  # somebody else made the stream non-blocking
+            except BlockingIOError:  # another process set O_NONBLOCK
                 poll = select.poll()
                 poll.register(self.fd, select.POLLOUT)
                 poll.poll()
 
     @property
     def in_flight(self) -> bool:
-        """The thread is at it."""
+        """The thread is writing it."""
         return self.future is not None and not self.future.done()
 
     def missing(self) -> int:
@@ -129,7 +125,7 @@ class _Job:
         return number
 
     def torn(self) -> bytes:
-        """What a line that was begun still lacks."""
+        """The missing rest of a line that was begun."""
         if self.done == 0 or self.data[self.done - 1 : self.done] == b"\n":
             return b""
         return self.data[self.done : self.data.find(b"\n", self.done) + 1]
@@ -145,10 +141,11 @@ class StdoutSink(Sink):
         ConfigError: An unknown option or a bad value.
 
     Attributes:
-        environ: The environment that decides on colors: that of the stream's owner.
+        environ: The environment that decides on colors: of the stream's process.
     """
 
     scheme = "stdout"
+    interactive = True
     default_fd: ClassVar[int] = 1
 
     def __init__(self, **options: Any) -> None:
@@ -156,13 +153,13 @@ class StdoutSink(Sink):
         self.options = make(StreamOptions, options, what=f"sink {self.scheme}:")
         self.environ: Mapping[str, str] = os.environ
         self._fd = self.default_fd
-        self._lane: Lane | None = None
-        self._job: _Job | None = None  # begun and not yet settled
-        self._console: Console | None = None
+        self._executor: SerialExecutor | None = None
+        self._job: _WriteJob | None = None  # begun and not over
+        self._console: ConsoleText | None = None
         self._template = Template(self.options.template)
-        self._rest = b""  # what a begun line lacks whose batch was given up
+        self._rest = b""  # missing end of a line whose batch was given up
         self._gone = False  # the reader closed the stream
-        self._unsaid = 0  # records dropped since the last line about it
+        self._unannounced = 0  # records dropped since the last notice
 
     @classmethod
     def from_url(cls, url: SinkURL) -> Self:
@@ -172,7 +169,10 @@ class StdoutSink(Sink):
                 f"sink {url.shown}: {cls.scheme} takes no target; write "
                 f"{cls.scheme}:?format=json"
             )
-        return cls(**msgspec.structs.asdict(read(StreamOptions, url)))
+        sink = cls(**read(StreamOptions, url))
+        if url.descriptor is not None:
+            sink.fd = url.descriptor
+        return sink
 
     @property
     def url(self) -> str:
@@ -182,10 +182,7 @@ class StdoutSink(Sink):
 
     @property
     def fd(self) -> int:
-        """The file descriptor that is written to; whoever sets it keeps owning it.
-
-        Setting another one also ends the state of a reader that is gone.
-        """
+        """The descriptor, owned by the caller; setting it retries a closed stream."""
         return self._fd
 
     @fd.setter
@@ -200,22 +197,22 @@ class StdoutSink(Sink):
 
     async def open(self) -> None:
         """Get ready to write."""
-        if self._lane is None:
-            self._lane = Lane(f"logagg-{self.scheme}")
+        if self._executor is None:
+            self._executor = SerialExecutor(f"logagg-{self.scheme}")
 
     async def reopen(self) -> None:
-        """Try a reader again that was gone."""
+        """Try a closed stream again."""
         self._forget()
 
     async def write(self, batch: Batch) -> None:
-        """Write the batch, or count it as dropped when nobody reads.
+        """Write the batch, or count it as dropped when the reader has stopped.
 
         Raises:
-            SinkUnavailable: The stream leads to a file that cannot be written now;
-                trying the same batch again goes on where it stopped.
+            SinkUnavailable: The stream is a file that cannot be written now; a retry
+                of the same batch continues where it stopped.
         """
-        lane = self._lane
-        if lane is None:
+        executor = self._executor
+        if executor is None:
             raise SinkUnavailable(f"{self.scheme} is not open")
         job = self._job
         if job is not None and job.batch is not batch:
@@ -230,23 +227,23 @@ class StdoutSink(Sink):
             self._drop(len(batch))
             return
         if job is None:
-            pieces = await asyncio.wrap_future(lane.submit(self._render, batch))
-            job = self._job = _Job(batch, self._rest + self._notice(), pieces)
+            pieces = await executor.call(self._render, batch)
+            job = self._job = _WriteJob(batch, self._rest + self._notice(), pieces)
             self._rest = b""
         if not job.in_flight:
             job.fd = self._fd
-            job.future = asyncio.wrap_future(lane.submit(job.run))
+            job.future = executor.call(job.run)
         await self._wait(job)
 
-    async def _wait(self, job: _Job) -> None:
-        """Wait for the job as long as it gets on; settle it when it is over."""
+    async def _wait(self, job: _WriteJob) -> None:
+        """Wait for the job while it progresses; conclude it when it is over."""
         assert job.future is not None
         while not job.future.done():
             job.seen = job.done
-            patience = self.options.stall_timeout or None
-            await asyncio.wait([job.future], timeout=patience)
+            timeout = self.options.stall_timeout or None
+            await asyncio.wait([job.future], timeout=timeout)
             if not job.future.done() and job.done == job.seen:
-                log.warning("nobody reads %s; dropping records", self.scheme)
+                log.warning("%s is not read; dropping records", self.scheme)
                 self.count("stalled")
                 return
         error = job.future.exception()
@@ -259,7 +256,7 @@ class StdoutSink(Sink):
         else:
             self._abandon(job)
 
-    def _abandon(self, job: _Job) -> None:
+    def _abandon(self, job: _WriteJob) -> None:
         """Give up what is left of a job that is over."""
         assert job.future is not None
         self._job = None
@@ -269,57 +266,61 @@ class StdoutSink(Sink):
         self._rest = job.torn()
         self._drop(job.missing())
         if isinstance(error, OSError) and error.errno in _GONE and job.fd == self._fd:
-            log.warning("the reader of %s is gone; dropping records", self.scheme)
+            log.warning("%s was closed by its reader; dropping records", self.scheme)
             self._gone = True
 
     def _drop(self, number: int) -> None:
         self.count("dropped", number)
-        self._unsaid += number
+        self._unannounced += number
 
     def _notice(self) -> bytes:
-        """A line about what was dropped, when it has not been said yet."""
-        number, self._unsaid = self._unsaid, 0
+        """A line about dropped records that were not announced yet, or nothing."""
+        number, self._unannounced = self._unannounced, 0
         if not number:
             return b""
         return self._lines([_notice(number, self.scheme)])[0]
 
     def _render(self, batch: Batch) -> list[bytes]:
-        if self.options.format is Format.JSON:
+        if self.options.format is not StreamFormat.JSON:
+            return self._lines(batch.records())
+        data = batch.data
+        if data.isascii() and len(data.translate(None, _CONTROLS)) == len(data):
             return batch.lines
-        return self._lines(batch.records())
+        return [_harmless(line) for line in batch.finished()]
 
     def _lines(self, records: list[dict[str, Any]]) -> list[bytes]:
-        if self.options.format is Format.JSON:
-            return [orjson.dumps(record) + b"\n" for record in records]
-        if self.options.format is Format.TEXT:
+        if self.options.format is StreamFormat.JSON:
+            return [_harmless(orjson.dumps(record) + b"\n") for record in records]
+        if self.options.format is StreamFormat.TEXT:
             render = self._template.render
         else:
             if self._console is None:
-                self._console = Console(colors=self._colors())
+                self._console = self._console_text()
             render = self._console.render
         return [render(record).encode("utf-8", "replace") for record in records]
 
-    def _colors(self) -> bool:
+    def _console_text(self) -> ConsoleText:
         try:
             terminal = os.isatty(self._fd)
         except OSError:
             terminal = False
-        return wants_color(self.options.color.value, self.environ, terminal)
+        color = wants_color(self.options.color.value, self.environ, terminal)
+        return ConsoleText(color=color, terminal=terminal)
 
     async def close(self) -> None:
-        """Let go of the stream, which stays open. May be called twice.
+        """Release the stream, which stays open. May be called twice.
 
-        A write that the reader holds up is left behind after a second.
+        A write that the reader blocks is abandoned after a second.
         """
-        lane, self._lane = self._lane, None
+        executor, self._executor = self._executor, None
         job, self._job = self._job, None
         if job is not None and job.in_flight:
             assert job.future is not None
             await asyncio.wait([job.future], timeout=1.0)
         if job is not None:
             self._drop(job.missing())
-        if lane is not None:
-            lane.shutdown(wait=False)
+        if executor is not None:
+            executor.shutdown(wait=False)
 
 
 class StderrSink(StdoutSink):
@@ -330,20 +331,23 @@ class StderrSink(StdoutSink):
 
 
 _GONE = frozenset((errno.EPIPE, errno.ECONNRESET, errno.EIO, errno.ENXIO, errno.EBADF))
-"""What a write says when the reader is gone (EIO: the terminal was hung up)."""
+"""Errors of a write when the reader is gone (EIO: the terminal was hung up)."""
+
+
+_CONTROLS = bytes({*range(32), 127} - {10})
+
+
+def _harmless(line: bytes) -> bytes:
+    """A finished JSON line in which no character acts on a terminal."""
+    text = line.decode("utf-8", "surrogateescape")
+    return json_visible(text.rstrip("\n")).encode() + b"\n"
 
 
 def _notice(number: int, scheme: str) -> dict[str, Any]:
-    seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
-    clock = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-    return {
-        "timestamp": f"{clock}.{nanoseconds:09}Z",
-        "level": "warning",
-        "worker": "logagg",
-        "seq": 0,
-        "logger": "logagg",
-        "message": f"{number} records were not shown here because nobody read {scheme}",
-        "event": "dropped",
-        "dropped": number,
-        "sink": scheme,
-    }
+    return own_record(
+        timestamp_bytes(time.time_ns()).decode(),
+        Event.DROPPED,
+        f"{number} records were not shown here: {scheme} is not read",
+        dropped=number,
+        sink=scheme,
+    )

@@ -128,14 +128,15 @@ class Logagg(Peer):
     title = "logagg"
 
     def handler(self) -> logging.Handler:
-        """The product's handler."""
+        """The product's handler, with its record factory."""
         import logagg
 
+        getattr(logagg, "install", lambda: None)()  # older checkouts lack it
         return logagg.Handler(self.path)
 
     def consumer(self) -> int:
         """The consumer, found by its command line."""
-        found = measure.processes("logagg.consumer", str(self.path.parent))
+        found = measure.processes("logagg.consumer.consumer", str(self.path.parent))
         return found[0] if found else 0
 
 

@@ -42,7 +42,7 @@ def consumer(place: Path, timeout: float = 10.0) -> int:
     """Wait for the consumer of a folder; return its pid."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
-        found = measure.processes("logagg.consumer", str(place))
+        found = measure.processes("logagg.consumer.consumer", str(place))
         if found:
             return found[0]
         time.sleep(0.01)

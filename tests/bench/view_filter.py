@@ -24,7 +24,7 @@ from pathlib import Path
 
 import orjson
 
-from logagg.view.times import wire_time
+from logagg.core.units import wire_time
 
 BASE = 1_795_568_351_000_000_000
 STACK = (
@@ -140,7 +140,7 @@ def measure(command: list[str], rounds: int) -> tuple[float, int]:
 
 def tools(question: Question, path: str) -> Iterator[tuple[str, list[str]]]:
     """The command of each tool for a question."""
-    main = "from logagg.cli import main; main()"
+    main = "from logagg.cli.main import main; main()"
     tail = [sys.executable, "-c", main, "tail", "--file", path, "--no-follow", "--json"]
     yield "logagg", [*tail, "-n", "all", *question.logagg]
     if question.grep and shutil.which("grep"):

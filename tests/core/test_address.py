@@ -2,21 +2,21 @@
 
 import os
 import shutil
-import socket
 import stat
 from pathlib import Path
 
 import pytest
 
-from logagg import address, launch
 from logagg.errors import ConfigError
+from logagg.ipc import launcher, paths
+from logagg.platform.system import MAX_SOCKET_PATH
 
 
 def test_the_runtime_directory_is_private():
     """It is made with mode 0700, whatever the umask."""
     before = os.umask(0)
     try:
-        path = address.runtime_dir()
+        path = paths.runtime_dir()
     finally:
         os.umask(before)
 
@@ -26,11 +26,11 @@ def test_the_runtime_directory_is_private():
 
 def test_a_runtime_directory_that_is_open_to_others_is_refused():
     """The error names the directory and the command that mends it."""
-    path = address.runtime_dir()
+    path = paths.runtime_dir()
     os.chmod(path, 0o755)
 
     with pytest.raises(ConfigError, match=f"chmod 700 {path}"):
-        address.runtime_dir()
+        paths.runtime_dir()
 
 
 def test_a_link_in_place_of_the_runtime_directory_is_refused(tmp_path):
@@ -39,7 +39,7 @@ def test_a_link_in_place_of_the_runtime_directory_is_refused(tmp_path):
     os.symlink(tmp_path / "elsewhere", os.environ["XDG_RUNTIME_DIR"] + "/logagg")
 
     with pytest.raises(ConfigError, match="not a directory"):
-        address.runtime_dir()
+        paths.runtime_dir()
 
 
 def test_a_file_in_place_of_the_runtime_directory_is_refused():
@@ -48,33 +48,33 @@ def test_a_file_in_place_of_the_runtime_directory_is_refused():
     path.touch()
 
     with pytest.raises(ConfigError, match="not a directory; remove it"):
-        address.runtime_dir()
+        paths.runtime_dir()
     path.unlink()
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
 def test_a_runtime_directory_of_somebody_else_is_refused():
     """The error names the owner."""
-    path = address.runtime_dir()
+    path = paths.runtime_dir()
     os.chown(path, 12345, -1)
 
     with pytest.raises(ConfigError, match="belongs to uid 12345"):
-        address.runtime_dir()
+        paths.runtime_dir()
 
 
-def test_a_runtime_directory_too_long_for_a_socket_is_not_used(tmp_path, monkeypatch):
-    """The longest that is used has room for a socket; a longer one gives way."""
+def test_a_runtime_directory_too_long_for_a_socket_is_not_used(monkeypatch):
+    """The longest that is used has room for every socket; a longer one gives way."""
     base = os.environ["XDG_RUNTIME_DIR"]
-    longest = os.path.join(base, "x" * (73 - len(base)))
+    most = MAX_SOCKET_PATH - len("/logagg/start-4194304-01234567.sock.new")
+    longest = os.path.join(base, "x" * (most - len(base) - 1))
     for path in (longest, longest + "x"):
         os.mkdir(path, 0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", longest)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
-        sock.bind(address.socket_path(address.identity([f"file:{tmp_path}/app.log"])))
-    assert address.runtime_dir() == f"{longest}/logagg"
+    launcher.listen(paths.socket_path("start-4194304-01234567")).close()
+    assert paths.runtime_dir() == f"{longest}/logagg"
 
     monkeypatch.setenv("XDG_RUNTIME_DIR", longest + "x")
-    assert address.runtime_dir() == f"/tmp/logagg-{os.getuid()}"
+    assert paths.runtime_dir() == f"/tmp/logagg-{os.getuid()}"
     shutil.rmtree(longest)
     shutil.rmtree(longest + "x")
 
@@ -92,16 +92,16 @@ def test_a_file_has_one_identity_from_everywhere(tmp_path, monkeypatch):
         "file:link/app.log",
     ]
 
-    assert len({address.identity([each]) for each in same}) == 1
-    assert address.identity(["file:logs/app.log2"]) != address.identity([same[0]])
+    assert len({paths.identity([each]) for each in same}) == 1
+    assert paths.identity(["file:logs/app.log2"]) != paths.identity([same[0]])
 
 
 def test_what_stdout_is_decides_for_console_sinks(tmp_path):
     """Processes that write to the same terminal or file share a consumer."""
     with open(tmp_path / "a", "w") as one, open(tmp_path / "b", "w") as two:
-        first = address.identity(["stdout:"], (one.fileno(), 2))
-        again = address.identity(["stdout:"], (os.dup(one.fileno()), 2))
-        other = address.identity(["stdout:"], (two.fileno(), 2))
+        first = paths.identity(["stdout:"], (one.fileno(), 2))
+        again = paths.identity(["stdout:"], (os.dup(one.fileno()), 2))
+        other = paths.identity(["stdout:"], (two.fileno(), 2))
 
     assert first == again
     assert first != other
@@ -109,19 +109,33 @@ def test_what_stdout_is_decides_for_console_sinks(tmp_path):
 
 def test_a_socket_path_that_is_too_long_is_an_error_that_says_so(tmp_path):
     """The kernel's limit is named before the kernel complains."""
-    with pytest.raises(ConfigError, match="longer than 103 bytes"):
-        launch.listen(str(tmp_path / ("x" * 120)))
+    with pytest.raises(ConfigError, match=f"longer than {MAX_SOCKET_PATH - 4} bytes"):
+        launcher.listen(str(tmp_path / ("x" * 120)))
+
+
+def test_a_socket_that_cannot_get_its_name_leaves_nothing():
+    """Nor does that of a consumer that was killed in the middle, once it is removed."""
+    path = paths.runtime_dir() + "/some.sock"
+    os.mkdir(path)
+    with pytest.raises(ConfigError, match="cannot listen"):
+        launcher.listen(path)
+    assert os.listdir(paths.runtime_dir()) == ["some.sock"]
+    os.rmdir(path)
+
+    Path(path + ".new").touch()
+    launcher.remove_dead(path)
+    assert os.listdir(paths.runtime_dir()) == []
 
 
 def test_nobody_listens_in_a_fresh_directory():
     """Dead sockets and other files are not taken for consumers."""
-    folder = address.runtime_dir()
-    dead = launch.listen(folder + "/dead.sock")
+    folder = paths.runtime_dir()
+    dead = launcher.listen(folder + "/dead.sock")
     dead.close()
-    live = launch.listen(folder + "/live.sock")
+    live = launcher.listen(folder + "/live.sock")
     Path(folder, "file.sock").touch()
 
-    assert address.listening() == [folder + "/live.sock"]
+    assert paths.listening() == [folder + "/live.sock"]
     live.close()
     for name in os.listdir(folder):
         os.unlink(os.path.join(folder, name))
@@ -133,31 +147,48 @@ def test_an_election_has_one_winner(tmp_path):
 
     path = str(tmp_path / "s.sock")
     with (
-        launch.election(path, 1.0),
+        launcher.election(path, 1.0),
         pytest.raises(WouldBlock, match="held by another"),
-        launch.election(path, 0.05),
+        launcher.election(path, 0.05),
     ):
         pass
-    with launch.election(path, 0.05):
+    with launcher.election(path, 0.05):
         pass
 
 
 def test_a_lock_file_that_was_removed_does_not_count(tmp_path):
     """The lock of a name that leads elsewhere by now is no lock."""
     path = str(tmp_path / "s.sock")
-    with launch.election(path, 1.0):
+    with launcher.election(path, 1.0):
         os.unlink(path + ".lock")
-        with launch.election(path, 1.0):
+        with launcher.election(path, 1.0):
             assert os.path.exists(path + ".lock")
 
 
 def test_the_clock_offset_is_read_back_as_it_was_written(tmp_path):
     """All processes of a consumer learn the same offset."""
     path = str(tmp_path / "s.sock")
-    assert launch.read_offset(path) is None
-    with launch.election(path, 1.0):
+    assert launcher.read_offset(path) is None
+    with launcher.election(path, 1.0):
         for offset in (1_795_568_400_123_456_789, -5, 0):
-            launch.write_offset(path, offset)
-            assert launch.read_offset(path) == (offset, None)
-        launch.write_offset(path, 7, (123, -8))
-        assert launch.read_offset(path) == (7, (123, -8))
+            launcher.write_offset(path, offset)
+            assert launcher.read_offset(path) == (offset, None)
+        launcher.write_offset(path, 7, (123, -8))
+        assert launcher.read_offset(path) == (7, (123, -8))
+
+
+def test_directories_for_state_are_private_from_the_first_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The names in them are those of targets."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "a" / "b"))
+    before = os.umask(0o022)
+    try:
+        paths.make_folder(f"{paths.state_dir()}/sinks/x")
+        paths.spool_dir("0123456789abcdef0123")
+    finally:
+        os.umask(before)
+
+    made = [path for path in tmp_path.rglob("*") if path.is_dir()]
+    assert len(made) == 7
+    assert {stat.S_IMODE(path.stat().st_mode) for path in made} == {0o700}

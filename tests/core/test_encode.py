@@ -1,12 +1,14 @@
 """Any value at all becomes one line of strict JSON, and nothing is ever raised."""
 
 import collections
+import dataclasses
 import datetime
 import decimal
 import enum
 import fractions
 import math
 import pathlib
+import sys
 import threading
 import traceback
 import types
@@ -17,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import strict
 
-from logagg.encode import MAX_LINE_BYTES, body, exception_field, safe_text
+from logagg.core.encode import MAX_LINE_BYTES, body, safe_text
+from logagg.core.exception_fields import exception_field
 
 
 class Broken:
@@ -206,6 +209,7 @@ def test_a_nasty_value_becomes_one_line_of_strict_json(name):
     assert found["value"] is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NASTY)
 def test_a_nasty_value_costs_no_other_value_its_fidelity(name):
     """What stands beside an inexpressible value comes through as it is."""
@@ -258,6 +262,93 @@ def test_ten_megabytes_come_through_whole():
     assert len(encoded({"m": "x" * 10_000_000})["m"]) == 10_000_000
 
 
+class Slow:
+    def __init__(self, reads):
+        self.reads = reads
+
+    def __repr__(self):
+        self.reads.append(self)
+        threading.Event().wait(0.03)
+        return "slow"
+
+
+@pytest.mark.parametrize(
+    ("value", "most", "mark"),
+    [
+        ({f"key{n}": n for n in range(300_000)}, 5_000, "[truncated 295002 members]"),
+        (list(range(300_000)), 5_000, "…[truncated 295002 elements]"),
+        ([object() for _ in range(30_000)], 5_000, "…[truncated 25002 elements]"),
+        ([[[0] * 100] * 100] * 100, 5_000, "…[truncated 100 elements]"),
+        ([NotText()] * 3, 3, "<unprintable NotText: TypeError in repr()>"),
+    ],
+    ids=["members", "elements", "objects", "nested", "few"],
+)
+def test_the_width_of_a_record_is_bounded(value, most, mark):
+    """What is cut has a mark with the number, and the exception stands beside it."""
+    cause = {"type": "E", "message": "m", "cause": {"type": "F"}}
+
+    found = encoded({"message": "m", "value": value, "n": [1, 2], "exception": cause})
+
+    def leaves(each):
+        if isinstance(each, dict):
+            return sum(map(leaves, each.values()))
+        return sum(map(leaves, each)) if isinstance(each, list) else 1
+
+    assert leaves(found["value"]) <= most
+    assert mark in repr(found["value"])
+    assert found["n"] == [1, 2]
+    assert found["exception"] == cause
+
+
+def test_the_number_of_fields_is_bounded():
+    """The last of them are the exception and the stack, which are there."""
+    found = encoded({f"f{n}": n for n in range(20_000)} | {"exception": {"type": "E"}})
+
+    assert len(found) == 10_001
+    assert found["truncated_fields"] == "10001"
+    assert found["exception"] == {"type": "E"}
+
+
+def test_the_time_of_a_record_is_bounded():
+    """Of a hundred objects that are slow to read, few are read; the rest has a mark."""
+    reads = []
+
+    found = encoded({"v": [Slow(reads) for _ in range(100)], "after": 1})
+
+    assert len(reads) < 50
+    assert found["v"][0] == "slow"
+    assert found["v"][-1] == "<Slow, not read: the record takes too long>"
+    assert found["after"] == 1
+
+
+def test_the_text_of_an_object_is_bounded():
+    """Text of the caller's is not: that of an object nobody has written as a text."""
+
+    class Long:
+        def __repr__(self):
+            return "x" * 1_000_000
+
+    found = encoded({"v": Long(), "text": "y" * 1_000_000})
+
+    assert found["v"] == "x" * 65536 + "…[truncated 934464 characters]"
+    assert found["text"] == "y" * 1_000_000
+
+
+def test_many_small_records_with_objects_come_out_as_one_does():
+    """The estimate of work changes how a record is encoded, not what is in it."""
+
+    @dataclasses.dataclass
+    class Point:
+        at: pathlib.Path
+        pair: tuple
+
+    pair = collections.namedtuple("Pair", "a b")
+    fields = {"path": pathlib.Path("/x"), "point": Point(pathlib.Path("/y"), (1, b"z"))}
+    fields |= {"pair": pair(1, 2), "list": [decimal.Decimal(1)], "set": {1}}
+
+    assert len({body(fields) for _ in range(2000)}) == 1
+
+
 def test_no_key_is_lost_to_another_that_reads_the_same():
     """Keys whose texts are equal do not overwrite each other."""
     found = encoded({"v": {1: "int", "1": "text", None: "x", "None": "y"}})["v"]
@@ -293,6 +384,7 @@ values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(st.dictionaries(st.text(st.characters(codec=None)), values))
 def test_any_fields_become_one_line_of_strict_json(fields):
@@ -315,6 +407,7 @@ plain = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(st.dictionaries(st.text(st.characters(codec="utf-8")), plain))
 def test_what_json_knows_comes_back_as_it_was(fields):
@@ -434,15 +527,45 @@ def test_exceptions_that_cause_each_other_in_a_circle_come_to_an_end():
     assert found["cause"]["message"] == "two"
 
 
-def test_a_very_long_chain_of_causes_is_cut_in_the_parts():
-    """A thousand causes do not make a thousand levels."""
+def test_a_very_long_chain_of_causes_is_cut():
+    """The newest and the first are there; a thousand causes are not a thousand levels."""
     error = ValueError(0)
-    for number in range(1, 300):
+    for number in range(1, 3000):
         fresh = ValueError(number)
         fresh.__cause__ = error
         error = fresh
 
     found = encoded({"e": exception_field(error, None)})["e"]
 
-    assert found["message"] == "299"
-    assert "ValueError: 0" in found["stack"]
+    assert found["message"] == "2999"
+    assert found["stack"].startswith("ValueError: 0\n\nThe above exception")
+    assert found["stack"].endswith("ValueError: 2998\n\n" + LINK + "ValueError: 2999")
+    assert "…[truncated 2979 exceptions]" in found["stack"]
+    assert found["stack"].count("ValueError") == 21
+
+
+LINK = "The above exception was the direct cause of the following exception:\n\n"
+
+
+def test_a_large_group_and_a_deep_recursion_are_cut():
+    """With a mark, and in the form that Python gives them."""
+
+    def deep(depth):
+        if depth:
+            deep(depth - 1)
+        raise ValueError("at the bottom")
+
+    group = exception_field(ExceptionGroup("g", [ValueError(1)] * 50_000), None)
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(5000)
+    try:
+        found = exception_field(*caught(lambda: deep(2000))[1:])
+    finally:
+        sys.setrecursionlimit(limit)
+
+    assert group["stack"] == "ExceptionGroup: g (50000 sub-exceptions)"
+    assert len(group["exceptions"]) == 100
+    head = "Traceback (most recent call last):\n  …[truncated 1983 frames]\n"
+    assert found["stack"].startswith(head)
+    assert found["stack"].endswith("ValueError: at the bottom")
+    assert found["stack"].count("in deep") < 20  # the same frames are folded

@@ -9,19 +9,50 @@ import contextlib
 import json
 import os
 import socket
+from collections import deque
 
 import orjson
 import pytest
+import support
 from hypothesis import example, given
 from hypothesis import strategies as st
 from support import wire_line
 
-from logagg import captured, wire
-from logagg.captured import Stream
-from logagg.intake import Ended, Worker
-from logagg.order import Merger
+from logagg.consumer.output_source import OutputSource
+from logagg.consumer.source import SourceEnded
+from logagg.consumer.worker_source import WorkerSource
+from logagg.core.line import PREFIX, is_line, key_ns, level_of, seq_of
+from logagg.core.merge import Merger
+from logagg.dialects import output_lines
+from logagg.ipc.protocol import RecordsHello, StreamHello
+
+pytestmark = support.linux_form  # it speaks packets of that kind itself
+
 
 START = 1_795_568_400 * 1_000_000_000
+
+
+class Clock:
+    """A clock that stands still."""
+
+    offset_ns = 0
+
+    def now_ns(self):
+        return START
+
+
+def made(connection, pipe):
+    """A worker's source that is being read."""
+    hello = RecordsHello(pid=1, worker="1", stream="1-a")
+    worker = WorkerSource(connection, pipe, hello, os.getpid(), "fuzz")
+    worker.start_reading()
+    return worker
+
+
+def captured(pipe, stream):
+    """A captured stream's source."""
+    hello = StreamHello(slot=1, pid=1, stream=stream)
+    return OutputSource(pipe, hello, Clock(), deque())
 
 
 def target(data: bytes) -> list[bytes]:
@@ -29,25 +60,20 @@ def target(data: bytes) -> list[bytes]:
     read, write = os.pipe()
     os.set_blocking(write, False)
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    hello = {"pid": 1, "worker": "1", "stream": "1-a"}
-    worker = Worker(here, read, hello, os.getpid())
+    worker = made(here, read)
     merger = Merger()
     try:
-        with there, contextlib.suppress(Ended):
+        with there, contextlib.suppress(SourceEnded):
             for start in range(0, len(data), 32_768):
                 os.write(write, data[start : start + 32_768])
                 lines, drained = worker.read(1 << 20)
-                if lines:
-                    worker.mark(lines)
-                    merger.add(lines, drained=drained)
+                merger.add(lines, drained=drained)
             os.close(write)
             write = -1
             while True:
                 lines, drained = worker.read(1 << 20)
-                if lines:
-                    worker.mark(lines)
-                    merger.add(lines, drained=drained)
-        merger.strangers(START + 10**9)
+                merger.add(lines, drained=drained)
+        merger.reject_foreign(START + 10**9)
         worker.losses()
         worker.statistics()
         return merger.release(START + 10**10, all_ended=True)
@@ -66,20 +92,21 @@ pieces = st.one_of(good, broken, st.binary(max_size=200), st.just(b"\n"))
 
 @given(st.lists(pieces, max_size=30).map(b"".join))
 @example(b'{"timestamp":"' + b"\xff" * 100 + b"\n")
-@example(wire.PREFIX + b"\n")
+@example(PREFIX + b"\n")
 @example(b"\n" * 100_000)
 @example(wire_line(START, 10**18) + b"\n" + wire_line(START, 1) + b"\n")
 @example(wire_line(START, 1).replace(b'"seq":1', b'"seq":99999999999999999999') + b"\n")
 def test_no_bytes_in_a_pipe_raise_or_pass_for_records(data):
     """What comes out begins as a line does and carries a time that is believed."""
     for line in target(data):
-        assert line.startswith(wire.PREFIX)
+        assert line.startswith(PREFIX)
         assert b"\n" not in line
-        wire.key_ns(line)
-        wire.level_of(line)
+        key_ns(line)
+        level_of(line)
 
 
 @given(st.lists(st.integers(1, 5), max_size=10), st.binary(max_size=100))
+@example([1], PREFIX)
 def test_good_lines_come_through_whatever_junk_is_between_them(gaps, junk):
     """Junk lines cost themselves, never a record."""
     junk = junk.replace(b"\n", b"") + b"\n"
@@ -87,7 +114,7 @@ def test_good_lines_come_through_whatever_junk_is_between_them(gaps, junk):
     for n, gap in enumerate(gaps, 1):
         data += junk * gap + wire_line(START + n, n) + b"\n"
 
-    seqs = [wire.seq_of(line) for line in target(data) if wire.is_line(line)]
+    seqs = [seq_of(line) for line in target(data) if is_line(line)]
 
     assert seqs == list(range(1, len(gaps) + 1))
 
@@ -99,17 +126,17 @@ def test_good_lines_come_through_whatever_junk_is_between_them(gaps, junk):
 def test_captured_output_of_any_bytes_becomes_records(chunks, stream):
     """Whatever a program prints: whole records of JSON, every byte accounted for."""
     read, write = os.pipe()
-    source = Stream(read, {"slot": "1", "pid": 1, "stream": stream})
+    source = captured(read, stream)
     found = []
     try:
         for chunk in chunks:
             os.write(write, chunk)
-            found += source.read(1 << 20, START, 0)[0]
+            found += source.read(1 << 20)[0]
         os.close(write)
         write = -1
-        with contextlib.suppress(Ended):
+        with contextlib.suppress(SourceEnded):
             while True:
-                found += source.read(1 << 20, START, 0)[0]
+                found += source.read(1 << 20)[0]
     finally:
         if write >= 0:
             os.close(write)
@@ -117,7 +144,7 @@ def test_captured_output_of_any_bytes_becomes_records(chunks, stream):
 
     records = [orjson.loads(line + b"}") for line in found]
     assert [each["seq"] for each in records] == list(range(1, len(records) + 1))
-    assert all(wire.is_line(line) for line in found)
+    assert all(is_line(line) for line in found)
     text = b"".join(chunks)
     whole = text.count(b"\n") + (not text.endswith(b"\n") and text != b"")
     assert len(records) == whole
@@ -136,45 +163,48 @@ values = st.recursive(
 keys = ["flush", "dropped", "torn", "bye", "segment", "first", "last", "sinks", "ack"]
 
 
+@pytest.mark.slow
 @given(st.lists(st.dictionaries(st.sampled_from(keys), values), max_size=5))
 def test_no_packet_behind_the_hello_raises(packets):
     """A worker may say anything: the worst is that it is not heard any more."""
     read, write = os.pipe()
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    worker = Worker(here, read, {"pid": 1, "worker": "1", "stream": "1-a"}, 1)
+    worker = made(here, read)
     try:
         with there:
             for packet in packets:
                 there.send(json.dumps(packet).encode())
-            worker.hear()
+            worker.receive()
         orjson.dumps(worker.losses())
         orjson.dumps(worker.statistics())
         worker.read(1 << 20)
-        worker.tell_safe(0)
+        worker.send_ack(0)
     finally:
         os.close(write)
         worker.close()
 
 
-@pytest.mark.parametrize("size", [captured.MAX_CAPTURED_BYTES * 3 + 17])
+@pytest.mark.parametrize("size", [output_lines.MAX_CAPTURED_BYTES * 3 + 17])
 def test_a_captured_line_without_end_is_cut_into_marked_pieces(size):
     """Memory is bounded: a very long raw line becomes several records, all of it there."""
     read, write = os.pipe()
-    source = Stream(read, {"slot": "1", "pid": 1, "stream": "stdout"})
+    source = captured(read, "stdout")
     found = []
     data = b"x" * size
     sent = 0
     os.set_blocking(write, False)
     while sent < size:
         sent += os.write(write, data[sent : sent + 60_000])
-        found += source.read(1 << 20, START, 0)[0]
+        found += source.read(1 << 20)[0]
     os.close(write)
-    with contextlib.suppress(Ended):
+    with contextlib.suppress(SourceEnded):
         while True:
-            found += source.read(1 << 20, START, 0)[0]
+            found += source.read(1 << 20)[0]
     source.close()
 
     records = [orjson.loads(line + b"}") for line in found]
     assert sum(len(each["message"]) for each in records) == size
     assert all(each["partial"] for each in records)
-    assert max(len(each["message"]) for each in records) <= captured.MAX_CAPTURED_BYTES
+    assert (
+        max(len(each["message"]) for each in records) <= output_lines.MAX_CAPTURED_BYTES
+    )

@@ -3,7 +3,9 @@
 All of it runs against a real consumer; what counts is what stands in the file.
 """
 
+import asyncio
 import gc
+import json
 import logging
 import sys
 import threading
@@ -13,6 +15,7 @@ import pytest
 import support
 
 import logagg
+from logagg.core.record import RESERVED
 from logagg.errors import ConfigError
 
 
@@ -339,6 +342,67 @@ def test_clashing_names_are_kept_under_others(log, shared):
     assert "also" in found.values()
 
 
+def _by_extra(logger, _, fields):
+    taken = ("process", "thread")  # logging refuses these
+    logger.info("x", extra={n: fields[n] for n in fields if n not in taken})
+    logger.info("x", extra={f"{n}_": fields[n] for n in taken})
+
+
+def _by_mapping(logger, _, fields):
+    logger.info({"event": "x", **fields})
+
+
+def _by_formatter(logger, handler, fields):
+    class Formatter(logging.Formatter):
+        def format(self, record):
+            return json.dumps({"message": record.getMessage(), **fields})
+
+    handler.setFormatter(Formatter())
+    logger.info("x")
+
+
+def _by_contextvars(logger, _, fields):
+    structlog = pytest.importorskip("structlog")
+    with structlog.contextvars.bound_contextvars(**fields):
+        logger.info("x")
+
+
+def _by_loguru(_logger, handler, fields):
+    loguru = pytest.importorskip("loguru").logger
+    number = loguru.add(handler, format="{message}")
+    loguru.bind(**fields).info("x")
+    loguru.remove(number)
+
+
+def _by_structlog(_logger, _, fields):
+    import logagg.structlog
+
+    found = logagg.structlog.LoggerFactory()("test")
+    found.info(
+        {"event": "x", **fields, "logger": "test"}
+    )  # that is its own name for it
+    found.info({"event": "x", "logger_": fields["logger"]})
+
+
+@pytest.mark.parametrize(
+    "way",
+    [_by_extra, _by_mapping, _by_formatter, _by_contextvars, _by_loguru, _by_structlog],
+)
+def test_every_field_named_as_one_of_the_services_keeps_its_value(log, shared, way):
+    """Whichever way it came; under another name, and what the service sets stays."""
+    own = sorted(RESERVED - {"message", "exception", "stack"})
+    fields = {name: f"my {name}" for name in own}
+    fields |= {f"{name}_": f"my other {name}" for name in own}
+
+    way(*log, fields)
+
+    found = shared.records()
+    values = [value for record in found for value in record.values()]
+    assert set(fields.values()) <= set(values)
+    for record in found:
+        assert not set(own) & {n for n, v in record.items() if str(v).startswith("my ")}
+
+
 def test_keys_of_any_kind_are_kept(log, shared):
     """Non-string and odd keys of `extra` arrive as text."""
     logger, _ = log
@@ -452,7 +516,7 @@ def test_location_is_sent_on_request(shared):
 
 
 def test_the_task_of_asyncio_is_named_where_python_names_it(log, shared):
-    """`taskName` (3.12+) arrives as task."""
+    """`taskName` (3.12+) arrives as `task_name`."""
     import asyncio
 
     logger, _ = log
@@ -467,7 +531,7 @@ def test_the_task_of_asyncio_is_named_where_python_names_it(log, shared):
 
     found = shared.record()
     if sys.version_info >= (3, 12):
-        assert found["task"] == "my-task"
+        assert found["task_name"] == "my-task"
     assert "taskName" not in found
 
 
@@ -502,6 +566,41 @@ def test_one_handler_at_two_loggers_writes_a_record_once(log, shared):
         child.removeHandler(handler)
 
     assert len(shared.records()) == 2
+
+
+def test_a_record_that_logs_another_while_it_is_read_is_sent_once(log, shared):
+    """Both reach two handlers; each is one line."""
+    logger, handler = log
+
+    class Talkative:
+        def __str__(self):
+            logger.info("inner")
+            return "outer"
+
+    child = logger.getChild("child")
+    child.addHandler(handler)
+    try:
+        child.info("%s", Talkative())
+    finally:
+        child.removeHandler(handler)
+
+    # The text is made for each handler, and each time it logs.
+    messages = [found["message"] for found in shared.records()]
+    assert messages.count("outer") == 1
+    assert messages[:2] == ["inner", "outer"]
+
+
+def test_a_message_of_very_many_fields_is_cut(log, shared):
+    """A dictionary as the message, or as extras: 10,000 fields at most, and a mark."""
+    logger, _ = log
+    many = {f"f{n}": n for n in range(12_000)}
+
+    logger.info({"event": "x", **many})
+    logger.info("x", extra=many)
+
+    for found in shared.records():
+        assert 9_800 < len(found) < 10_100
+        assert int(found["truncated_fields"]) >= 2_000
 
 
 def test_equal_records_are_not_taken_for_one(log, shared):
@@ -778,6 +877,7 @@ def test_no_thread_is_started_by_logging(log, shared):
     ("arguments", "said"),
     [
         ({"filename": "/nowhere/at/all/x.log"}, "directory /nowhere/at/all is missing"),
+        ({"filename": "/tmp/\udcff.log"}, "name is not UTF-8"),
         ({"filename": "/tmp"}, "it is a directory"),
         ({"filename": ""}, "expected the path of a file"),
         ({"filename": "a\0b"}, "expected the path of a file"),
@@ -786,7 +886,8 @@ def test_no_thread_is_started_by_logging(log, shared):
         ({"filename": "x.log", "maxBytes": -1}, "maxBytes=-1"),
         ({"filename": "x.log", "backupCount": -1}, "backup"),
         ({"sinks": ["nosuch:x"]}, "unknown sink 'nosuch'"),
-        ({"sinks": ["file:x.log?maxbytes=5"]}, "maxbytes"),
+        ({"sinks": [":x"]}, "SCHEME:TARGET"),
+        ({"sinks": ["file:x.log?level=info&level=info"]}, "'level' is given twice"),
         ({"sinks": ["file:x.log?level=loud"]}, "loud"),
     ],
 )
@@ -825,3 +926,75 @@ def test_a_nan_beside_a_long_message_is_kept(log, shared, message):
     handler.flush()
 
     assert shared.record()["x"] == "nan"
+
+
+def test_no_field_of_the_caller_is_overwritten(shared):
+    """The record's own file, line and function move the caller's aside; a task's name
+    of the caller's stays in the place of asyncio's."""
+    handler = logagg.Handler(location=True)
+    logger = logging.Logger("extras")
+    logger.addHandler(handler)
+    own = {
+        "file": "F", "line": "LN", "function": "FN", "task_name": "app.job",
+        "logger": "L", "pid": 5, "event": "E", "host": "H", "file_": "F2",
+    }  # fmt: skip
+
+    async def main():
+        logger.info("x", extra=own)
+
+    asyncio.run(main())
+    handler.flush()
+    handler.close()
+
+    found = shared.record()
+    for name, value in own.items():
+        assert value in (found.get(name), found.get(f"{name}_"), found.get(f"{name}__"))
+    assert found["function"] == "main"
+    assert found["line"] != "LN"
+    if sys.version_info >= (3, 12):
+        assert found["task_name"] == "app.job"
+
+
+def test_a_field_of_the_message_and_one_of_extra_are_both_kept(log, shared):
+    """A structured message and `extra` may use the same name."""
+    logger, _ = log
+    for _ in range(2):  # the second time the name is known
+        logger.info({"event": "x", "user": 1}, extra={"user": 2})
+
+    for found in shared.records():
+        assert (found["user"], found["user_"]) == (1, 2)
+
+
+def test_a_structured_message_is_redacted_as_the_handler_says(shared):
+    """`redact=False` holds for a message that is a dictionary, too."""
+    for redact in (True, False):
+        handler = logagg.Handler(redact=redact)
+        logger = logging.Logger("structured")
+        logger.addHandler(handler)
+        logger.info({"event": "x", "password": "p"})
+        handler.flush()
+        handler.close()
+
+    assert [each["password"] for each in shared.records()] == ["[redacted]", "p"]
+
+
+def test_a_misspelt_option_of_a_sink_is_reported_and_costs_that_sink_only(tmp_path):
+    """The consumer checks the options; its complaint is on stderr, once."""
+    good, bad = tmp_path / "good.log", tmp_path / "bad.log"
+    code = """
+import logging, sys, logagg
+sinks = [f"file:{sys.argv[2]}?max_byte=1"]
+logging.basicConfig(handlers=[logagg.Handler(sys.argv[1], sinks=sinks)], level="INFO")
+for n in range(3):
+    logging.info("x")
+    logging.getLogger().handlers[0].flush()
+"""
+    done = support.python(code, good, bad)
+
+    (complaint,) = done.stderr.splitlines()
+    assert "max_byte" in complaint
+    assert "did you mean" in complaint
+    assert "max_bytes" in complaint
+    assert str(bad) in complaint
+    assert len(support.records(good)) == 3
+    assert not bad.exists()

@@ -2,12 +2,14 @@
 
 import logging
 import logging.config
+import os
 
 import pytest
 import support
 from support import have, python, records, settled, wait_until
 
 import logagg
+from logagg.platform import system
 
 CONFIG = {
     "version": 1,
@@ -132,6 +134,31 @@ def test_file_config_works(shared, clean_logging, tmp_path):
     assert shared.record()["message"] == "app: x"
 
 
+POSITIONAL = """\
+import logging.config
+logging.config.fileConfig("logging.ini", disable_existing_loggers=False)
+logging.getLogger("app").info("x" * 100, extra={"n": 1})
+logging.getLogger("app").info("x" * 100, extra={"n": 2})
+logging.shutdown()
+"""
+
+
+def test_file_config_takes_positional_arguments(tmp_path):
+    """Those of `RotatingFileHandler`, with only the class exchanged: they rotate."""
+    (tmp_path / "logging.ini").write_text(
+        "[loggers]\nkeys=root\n[handlers]\nkeys=file\n[formatters]\nkeys=\n"
+        "[logger_root]\nlevel=INFO\nhandlers=file\n"
+        "[handler_file]\nclass=logagg.Handler\nargs=('app.log', 'a', 300, 3, 'utf-8')\n"
+    )
+    environ = {name: v for name, v in os.environ.items() if name != "LOGAGG_SOCKET"}
+
+    python(POSITIONAL, cwd=tmp_path, env=environ)
+
+    settled()
+    assert [each["n"] for each in records(tmp_path / "app.log.1")] == [1]
+    assert [each["n"] for each in records(tmp_path / "app.log")] == [2]
+
+
 def test_basic_config_with_force_replaces_the_handler(shared, clean_logging):
     """Twice with `force` is one handler; the default formatter is not obeyed."""
     for _ in range(2):
@@ -201,6 +228,51 @@ def test_loggers_as_servers_configure_them_write_each_record_once(tmp_path):
     names = ("uvicorn", "uvicorn.error", "uvicorn.access", "other")
     wanted = [(name, n) for n in range(4) for name in names]
     assert seen == [*wanted, ("uvicorn.error", None)]
+
+
+RECONFIGURED = """\
+import logging.config, os, sys, time
+level = sys.argv[2]
+config = {
+    "version": 1,
+    "handlers": {"central": {"class": "logagg.Handler", "filename": sys.argv[1]}},
+    "root": {"handlers": ["central"], "level": level},
+}
+for n in range(4):
+    logging.config.dictConfig(config)
+    logging.info("configured", extra={"n": n})
+    if n == 1 and os.fork() == 0:
+        logging.info("child", extra={"n": -1})
+        os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("level", ["INFO", "DEBUG"])
+def test_a_process_that_configures_logging_again_does_not_end(tmp_path, level):
+    """Its seqs go on, so that (worker, seq) names one record; at INFO nothing else is
+    in the file, and `os._exit` of a child in good order is no more than a debug record.
+    """
+    path = tmp_path / "app.log"
+
+    python(RECONFIGURED, path, level)
+
+    settled()
+    found = [each for each in records(path) if each["n"] >= 0]
+    assert [each["n"] for each in found] == [0, 1, 2, 3]
+    assert [each["seq"] for each in found] == [1, 2, 3, 4]
+    ids = [(each["worker"], each["seq"]) for each in records(path)]
+    assert len(set(ids)) == len(ids) == 5
+    own = [each for each in records(path, service=True) if support.of_service(each)]
+    levels = {"debug"} if level == "DEBUG" else set()
+    if not system.LINUX:  # the status of the child is not known
+        levels.add("info")
+    assert {each["level"] for each in own} == levels
+    pid = found[0]["pid"]
+    ends = [each["message"] for each in own if each["of_pid"] == pid]
+    if level == "DEBUG":
+        # A transport that is not flushed when its handler is replaced stays attached.
+        assert set(ends[:-1]) <= {f"worker {pid} detached"}
+        assert ends[-1] == f"worker {pid} ended"
 
 
 def test_removing_the_handler_is_told_as_detached(tmp_path):

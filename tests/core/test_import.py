@@ -13,8 +13,8 @@ logagg.Handler
 new = set(sys.modules) - before
 heavy = {"asyncio", "aiohttp", "aiofiles", "click", "msgspec", "structlog", "ssl",
          "multiprocessing", "subprocess", "importlib.metadata", "concurrent.futures",
-         "logagg_sinks", "logagg.sinks", "logagg.consumer", "logagg.fanout",
-         "logagg.cli", "hashlib", "urllib.parse", "unittest", "email", "http"}
+         "logagg_sinks", "logagg.sinks", "logagg.consumer.consumer", "logagg.fanout.fanout",
+         "logagg.cli.main", "hashlib", "urllib.parse", "unittest", "email", "http"}
 print(*sorted(heavy & new))
 """
 
@@ -32,10 +32,11 @@ def test_the_name_alone_loads_next_to_nothing():
 
 
 def test_making_a_handler_and_logging_loads_no_loop_and_no_client(tmp_path):
-    """Attaching and starting a consumer keeps the worker small, too."""
+    """Attaching and starting a consumer keeps the worker small, with sinks too."""
     code = CHECK.replace(
         "logagg.Handler\n",
-        "logging.basicConfig(handlers=[logagg.Handler(sys.argv[1])])\n"
+        "sinks = ['file:' + sys.argv[1] + '2?max_bytes=1MB', 'stderr:?match=x']\n"
+        "logging.basicConfig(handlers=[logagg.Handler(sys.argv[1], sinks=sinks)])\n"
         "logging.error('x')\n",
     )
 
@@ -44,13 +45,27 @@ def test_making_a_handler_and_logging_loads_no_loop_and_no_client(tmp_path):
     assert loaded <= {"subprocess", "hashlib"}
 
 
+def test_the_shipped_schemes_are_those_that_are_installed():
+    """A handler knows them without reading the installed entry points."""
+    from importlib.metadata import entry_points
+
+    from logagg.client.sink_urls import SHIPPED_SCHEMES
+
+    shipped = {
+        entry.name
+        for entry in entry_points(group="logagg.sinks")
+        if entry.value.startswith("logagg_sinks.")
+    }
+    assert shipped == SHIPPED_SCHEMES
+
+
 def test_import_starts_no_thread_and_touches_no_file():
     """Importing in a spawned child is safe: it does nothing yet."""
     code = """\
 import os, sys, threading
 before = os.listdir("/proc/self/fd"), set(os.listdir(os.environ["XDG_RUNTIME_DIR"]))
 import logagg
-logagg.Handler, logagg.start
+logagg.Handler, logagg.start, logagg.install
 after = os.listdir("/proc/self/fd"), set(os.listdir(os.environ["XDG_RUNTIME_DIR"]))
 print(before == after, threading.active_count())
 """

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from logagg.core.line import parse_line
+from logagg.core.units import wire_time
 from logagg.errors import ConfigError
-from logagg.view import match, patterns
-from logagg.view.times import wire_time
+from logagg.filters import matcher, regex
 
 BASE = 1_795_568_351_860_666_570
 
@@ -37,10 +38,10 @@ def record(**fields: Any) -> dict[str, Any]:
 
 def keeps(expression: str, /, **fields: Any) -> bool:
     """Whether the expression keeps such a record, by bytes and by record alike."""
-    return keeps_with(match.compile([expression]), **fields)
+    return keeps_with(matcher.compile([expression]), **fields)
 
 
-def keeps_with(found: match.Match, **fields: Any) -> bool:
+def keeps_with(found: matcher.Match, **fields: Any) -> bool:
     body = record(**fields)
     line = orjson.dumps(body)
     by_record = found.record(body)
@@ -122,7 +123,7 @@ def keeps_with(found: match.Match, **fields: Any) -> bool:
         ('note=""', {"note": ""}, True),
     ],
 )
-def test_a_term_means_what_the_grammar_says(
+def test_a_term_means_what_the_grammar_documents(
     expression: str, fields: dict[str, Any], expected: bool
 ) -> None:
     """Every operator, on every kind of value, decides as documented, also on bytes."""
@@ -155,7 +156,7 @@ def test_a_slip_is_refused_with_the_spelling_that_works(
 ) -> None:
     """An error names the token and the near miss."""
     with pytest.raises(ConfigError) as caught:
-        match.compile([expression])
+        matcher.compile([expression])
 
     assert hint in str(caught.value)
 
@@ -175,7 +176,7 @@ def test_a_slip_is_refused_with_the_spelling_that_works(
 )
 def test_level_is_a_least_a_range_or_a_set(text: str, kept: str) -> None:
     """`--level` takes all three forms."""
-    found = match.compile(level=text)
+    found = matcher.compile(level=text)
     names = ["debug", "info", "warning", "error", "critical"]
 
     assert [n for n in names if keeps_with(found, level=n)] == kept.split()
@@ -185,7 +186,7 @@ def test_level_is_a_least_a_range_or_a_set(text: str, kept: str) -> None:
 def test_a_bad_level_is_refused(text: str) -> None:
     """A level that does not exist or an upside-down range is an error."""
     with pytest.raises(ConfigError):
-        match.compile(level=text)
+        matcher.compile(level=text)
 
 
 def test_grep_finds_text_in_message_and_exception() -> None:
@@ -198,39 +199,41 @@ def test_grep_finds_text_in_message_and_exception() -> None:
         "cause": {"type": "KeyError", "message": "'order'", "stack": ""},
     }
     for text in ("hello", "charge", "while paying", "KeyError: 'order'", "division"):
-        assert keeps_with(match.compile(grep=[text]), exception=error)
-    assert not keeps_with(match.compile(grep=["MainProcess"]), exception=error)
+        assert keeps_with(matcher.compile(grep=[text]), exception=error)
+    assert not keeps_with(matcher.compile(grep=["MainProcess"]), exception=error)
 
 
 def test_grep_is_any_and_exclude_is_none() -> None:
     """Repeated patterns are alternatives; one that is excluded is enough to hide."""
-    assert keeps_with(match.compile(grep=["nope", "hel"]))
-    assert not keeps_with(match.compile(grep=["nope", "nada"]))
-    assert not keeps_with(match.compile(exclude=["nope", "hel"]))
-    assert keeps_with(match.compile(exclude=["nope"]))
+    assert keeps_with(matcher.compile(grep=["nope", "hel"]))
+    assert not keeps_with(matcher.compile(grep=["nope", "nada"]))
+    assert not keeps_with(matcher.compile(exclude=["nope", "hel"]))
+    assert keeps_with(matcher.compile(exclude=["nope"]))
 
 
 def test_case_counts_only_for_a_pattern_with_a_capital() -> None:
     r"""Smart case: a class such as `\S` is not a capital."""
-    assert keeps_with(match.compile(grep=["time"]), message="TIME")
-    assert not keeps_with(match.compile(grep=["Time"]), message="TIME")
-    assert keeps_with(match.compile(grep=[r"\Some"]), message="A HOME")
-    assert keeps_with(match.compile(grep=["Time"], ignore_case=True), message="TIME")
-    assert not keeps_with(match.compile(grep=["time"], ignore_case=False), message="T")
-    assert keeps_with(match.compile(grep=["kelvin"]), message="\u212aelvin")
+    assert keeps_with(matcher.compile(grep=["time"]), message="TIME")
+    assert not keeps_with(matcher.compile(grep=["Time"]), message="TIME")
+    assert keeps_with(matcher.compile(grep=[r"\Some"]), message="A HOME")
+    assert keeps_with(matcher.compile(grep=["Time"], ignore_case=True), message="TIME")
+    assert not keeps_with(
+        matcher.compile(grep=["time"], ignore_case=False), message="T"
+    )
+    assert keeps_with(matcher.compile(grep=["kelvin"]), message="\u212aelvin")
 
 
 def test_fixed_text_has_no_special_characters() -> None:
     """With `fixed`, a dot is a dot."""
-    assert keeps_with(match.compile(grep=["a.b("], fixed=True), message="a.b(c)")
-    assert not keeps_with(match.compile(grep=["a.b"], fixed=True), message="axb")
+    assert keeps_with(matcher.compile(grep=["a.b("], fixed=True), message="a.b(c)")
+    assert not keeps_with(matcher.compile(grep=["a.b"], fixed=True), message="axb")
 
 
 def test_a_worker_is_named_by_number_process_or_pid() -> None:
     """`worker` takes all three and any of several."""
     for name in ("3", "412", "MainProcess"):
-        assert keeps_with(match.compile(worker=["9", name]))
-    assert not keeps_with(match.compile(worker=["4"]))
+        assert keeps_with(matcher.compile(worker=["9", name]))
+    assert not keeps_with(matcher.compile(worker=["4"]))
 
 
 def test_a_range_of_time_includes_both_ends() -> None:
@@ -241,10 +244,10 @@ def test_a_range_of_time_includes_both_ends() -> None:
         (None, BASE - 1, False),
         (BASE - 1, BASE + 1, True),
     ]:
-        found = match.compile(since_ns=since, until_ns=until)
+        found = matcher.compile(since_ns=since, until_ns=until)
         assert keeps_with(found) is expected
     with pytest.raises(ConfigError):
-        match.compile(since_ns=2, until_ns=1)
+        matcher.compile(since_ns=2, until_ns=1)
 
 
 def test_escapes_of_other_writers_are_seen_through() -> None:
@@ -252,8 +255,8 @@ def test_escapes_of_other_writers_are_seen_through() -> None:
     line = orjson.dumps(record())[:-1]
     odd = line + rb',"path":"\/he\u0061lth","n\u0061me":"x"}'
 
-    assert match.compile(["path=/health", "name=x"]).lines([odd]) == [odd]
-    assert match.compile(["-path=/health"]).lines([odd]) == []
+    assert matcher.compile(["path=/health", "name=x"]).lines([odd]) == [odd]
+    assert matcher.compile(["-path=/health"]).lines([odd]) == []
 
 
 def test_a_line_that_is_not_the_wires_is_parsed() -> None:
@@ -261,8 +264,8 @@ def test_a_line_that_is_not_the_wires_is_parsed() -> None:
     other = json.dumps(record(level="error", logger="web")).encode()
     garbage = b"not json"
 
-    assert match.compile(["level>=error logger=web"]).lines([other]) == [other]
-    assert match.compile(["logger=logagg"]).lines([other, garbage]) == [garbage]
+    assert matcher.compile(["level>=error logger=web"]).lines([other]) == [other]
+    assert matcher.compile(["logger=logagg"]).lines([other, garbage]) == [garbage]
 
 
 @pytest.mark.parametrize(
@@ -283,7 +286,7 @@ def test_a_line_that_is_not_the_wires_is_parsed() -> None:
 def test_a_pattern_that_could_take_exponential_time_is_refused(text: str) -> None:
     """The well-known traps do not get as far as a record."""
     with pytest.raises(ConfigError, match="exponential"):
-        patterns.build(text)
+        regex.build(text)
 
 
 @pytest.mark.parametrize(
@@ -303,13 +306,13 @@ def test_a_pattern_that_could_take_exponential_time_is_refused(text: str) -> Non
 )
 def test_a_harmless_pattern_is_taken(text: str) -> None:
     """The guard leaves usual patterns alone."""
-    patterns.build(text)
+    regex.build(text)
 
 
 def test_a_hostile_text_costs_bounded_time() -> None:
     """A quadratic pattern on ten million characters answers in about a second."""
     began = time.monotonic()
-    patterns.build(r"\s+$").search(" " * 10_000_000 + "x")
+    regex.build(r"\s+$").search(" " * 10_000_000 + "x")
 
     assert time.monotonic() - began < 10
 
@@ -336,12 +339,13 @@ def regexes(draw: st.DrawFn) -> str:
     return node + "!"
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(regexes(), st.sampled_from(["a", "ab", "1", "b", "a "]))
 def test_what_the_guard_lets_through_is_never_exponential(text: str, unit: str) -> None:
     """Any pattern that is taken gives up on a long near miss in a short time."""
     try:
-        pattern = patterns.build(text)
+        pattern = regex.build(text)
     except ConfigError:
         return
     began = time.monotonic()
@@ -423,6 +427,7 @@ TERMS = st.one_of(
 GREPS = st.lists(st.sampled_from(["time", "Time", "a/b", "t.?o", "s", "k"]), max_size=2)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=600)
 @given(
     records=st.lists(RECORDS, max_size=8),
@@ -450,7 +455,7 @@ def test_bytes_and_records_always_agree(
 ) -> None:
     """`lines` keeps exactly the lines whose record matches, in order."""
     try:
-        found = match.compile(
+        found = matcher.compile(
             terms,
             level=level,
             worker=worker,
@@ -512,11 +517,11 @@ FLAT = b'{"timestamp":"2026-11-25T00:59:11.860666570Z","level":"info","worker":"
 @pytest.mark.parametrize(
     "term", ["status>=500", "status=500", "status<9", "a=x", "a=y"]
 )
-def test_what_is_told_without_parsing_is_what_parsing_tells(
+def test_what_is_decided_without_parsing_is_what_parsing_decides(
     rest: bytes, term: str
 ) -> None:
     """Doubled, nested, escaped and spaced names, with and without a line's end."""
-    found = match.compile([term])
+    found = matcher.compile([term])
     for line, closing in ((FLAT + rest, b"}"), (FLAT + rest + b"}", b"")):
         kept = [line] if found.record(orjson.loads(line + closing)) else []
 
@@ -537,7 +542,7 @@ def test_every_letter_that_folds_to_ascii_is_known() -> None:
 def test_parse_line_never_raises() -> None:
     """A line that is no record still becomes one, with the line in it."""
     for line in (b"", b"[1]", b"\xff\xfe", b'{"a":', b"null"):
-        assert match.parse_line(line)["raw"] == line.decode("utf-8", "replace")
+        assert parse_line(line)["raw"] == line.decode("utf-8", "replace")
 
 
 def test_a_viewers_hello_carries_the_whole_filter() -> None:
@@ -545,11 +550,11 @@ def test_a_viewers_hello_carries_the_whole_filter() -> None:
     spec = {"hello": 1, "kind": "viewer", "match": ["a=1"], "level": "error"}
     line = orjson.dumps(record(level="error", a=1))
 
-    found = match.from_message(spec | {"grep": ["HELLO"], "ignore_case": True})
+    found = matcher.from_message(spec | {"grep": ["HELLO"], "ignore_case": True})
 
     assert found.lines([line]) == [line]
-    assert match.from_message({"level": None}).everything
-    assert not match.from_message(spec | {"worker": ["9"]}).lines([line])
+    assert matcher.from_message({"level": None}).everything
+    assert not matcher.from_message(spec | {"worker": ["9"]}).lines([line])
 
 
 @pytest.mark.parametrize(
@@ -558,4 +563,4 @@ def test_a_viewers_hello_carries_the_whole_filter() -> None:
 def test_a_filter_of_the_wrong_shape_is_refused(spec: dict[str, Any]) -> None:
     """A client that sends something else gets an error that names the key."""
     with pytest.raises(ConfigError, match=next(iter(spec))):
-        match.from_message(spec)
+        matcher.from_message(spec)

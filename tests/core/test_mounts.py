@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from logagg.mounts import is_elsewhere, lies_elsewhere
+from logagg.platform.mounts import is_elsewhere, lies_elsewhere
 
 ROOT = b"22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw"
 

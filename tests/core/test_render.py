@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from logagg.view import render, segments
-from logagg.view.color import wants_color
-from logagg.view.render import Look
+from logagg.render import layout, markup
+from logagg.render.layout import LayoutOptions
+from logagg.render.markup import wants_color
 
 STACK = """Traceback (most recent call last):
   File "/srv/app/pay.py", line 12, in lookup
@@ -57,8 +57,8 @@ ERROR = {
 
 def show(record: dict[str, Any], color: bool = False, /, **look: Any) -> str:
     """The record's text in UTC."""
-    made = render.render(record, Look(zone=dt.UTC, **look))
-    return segments.paint(made, color)
+    made = layout.render(record, LayoutOptions(zone=dt.UTC, **look))
+    return markup.paint(made, color)
 
 
 def test_pretty_shows_time_level_worker_logger_message_fields_in_columns() -> None:
@@ -140,15 +140,18 @@ def test_a_traceback_is_shown_as_asked(
 )
 def test_the_time_is_shown_as_asked(time: str, expected: str) -> None:
     """Every form of `--time`, in UTC."""
-    assert render.time_text(RECORD, Look(time=time, zone=dt.UTC), None) == expected
+    assert (
+        layout.time_text(RECORD, LayoutOptions(time=time, zone=dt.UTC), None)
+        == expected
+    )
 
 
 def test_delta_is_the_time_since_the_record_before() -> None:
     """`--time delta` counts from the record shown before."""
-    own = render.instant(RECORD)
+    own = layout.instant(RECORD)
     assert own is not None
 
-    text = render.time_text(RECORD, Look(time="delta"), own - 1_500_000_000)
+    text = layout.time_text(RECORD, LayoutOptions(time="delta"), own - 1_500_000_000)
 
     assert text.strip() == "+1.500000"
 
@@ -157,7 +160,7 @@ def test_iso_has_the_offset_of_its_zone() -> None:
     """A local time says which zone it is in."""
     zone = dt.timezone(dt.timedelta(hours=5, minutes=30))
 
-    text = render.time_text(RECORD, Look(time="iso", zone=zone), None)
+    text = layout.time_text(RECORD, LayoutOptions(time="iso", zone=zone), None)
 
     assert text == "2026-11-25T19:33:07.512345678+05:30"
 
@@ -169,8 +172,8 @@ def test_the_ends_of_the_calendar_are_shown(year: str, hours: int) -> None:
     record = RECORD | {"timestamp": f"{year}:00:00.000000001Z"}
     zone = dt.timezone(dt.timedelta(hours=hours))
 
-    for time in render.TIMES:
-        render.render(record, Look(time=time, zone=zone))
+    for time in layout.TIMES:
+        layout.render(record, LayoutOptions(time=time, zone=zone))
 
 
 def test_chosen_and_hidden_fields() -> None:
@@ -178,13 +181,33 @@ def test_chosen_and_hidden_fields() -> None:
     assert show(RECORD, fields=("pid", "ms")).endswith("  pid=9  ms=812\n")
     assert "table" not in show(RECORD, hide=frozenset({"table"}))
     assert show(RECORD, hide=frozenset("*")).rstrip().endswith("slow query")
-    kept = render.project(RECORD, Look(fields=("ms", "level")))
+    kept = layout.project(RECORD, LayoutOptions(fields=("ms", "level")))
     assert kept == {"ms": 812, "level": "error"}
 
 
 def test_a_late_record_is_marked() -> None:
     """`~` in the first column says that its place had been printed already."""
     assert show(RECORD | {"late": True}).startswith("~14:03")
+
+
+def test_a_stack_is_shown_as_lines_and_can_be_hidden() -> None:
+    """The `stack` of a call with `stack_info` stands below the record, not in it."""
+    record = RECORD | {"stack": "Stack (most recent call last):\n  File x"}
+
+    head, *rest = show(record).splitlines()
+
+    assert "stack" not in head
+    assert [line.strip() for line in rest] == [
+        "│ Stack (most recent call last):",
+        "│   File x",
+    ]
+    assert show(record, hide=frozenset({"stack"})) == show(RECORD)
+    assert show(record, tb="none") == show(RECORD)
+
+
+def test_a_level_that_is_no_number_is_shown() -> None:
+    """NaN is neither above nor below a level."""
+    assert "NAN" in show(RECORD | {"level": float("nan")})
 
 
 def test_a_long_value_is_cut_in_the_middle_only_when_asked() -> None:
@@ -206,11 +229,11 @@ def test_hits_are_inverse_and_hide_nothing() -> None:
 
 def test_a_workers_color_is_stable_and_never_red_or_yellow() -> None:
     """Slots one to eight differ, and none looks like an error or a warning."""
-    codes = [segments.worker_code(str(number)) for number in range(1, 9)]
+    codes = [markup.worker_code(str(number)) for number in range(1, 9)]
 
     assert len(set(codes)) == 8
     assert not set(codes) & {"31", "33", "91", "93"}
-    assert segments.worker_code("web") == segments.worker_code("web")
+    assert markup.worker_code("web") == markup.worker_code("web")
 
 
 HOSTILE = [
@@ -265,12 +288,13 @@ KEYS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(
     record=st.dictionaries(KEYS, JSON, max_size=6),
     form=st.sampled_from(["pretty", "plain", "logfmt", "message", "full"]),
     tb=st.sampled_from(["full", "short", "line", "none"]),
-    time=st.sampled_from(render.TIMES),
+    time=st.sampled_from(layout.TIMES),
     limit=st.sampled_from([None, 10]),
 )
 def test_no_record_whatsoever_gets_a_control_character_through(
@@ -298,7 +322,7 @@ def test_json_for_a_terminal_is_harmless_and_means_the_same(
     record: dict[str, str],
 ) -> None:
     """What a terminal could obey is an escape of JSON's own."""
-    shown = segments.json_visible(orjson.dumps(record).decode())
+    shown = markup.json_visible(orjson.dumps(record).decode())
 
     assert HARMLESS.fullmatch(shown)
     assert orjson.loads(shown) == record

@@ -133,6 +133,68 @@ def test_contextvars_stand_on_records_of_logging_too(log, shared):
     assert "request" not in two
 
 
+def test_an_event_that_the_application_renders_has_each_field_once(log, shared):
+    """As django-structlog sets it up: context merged, exception rendered, all as JSON."""
+    logger, handler = log
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processor=structlog.processors.JSONRenderer()
+        )
+    )
+    wrapped = structlog.wrap_logger(
+        logger,
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.stdlib.add_logger_name,
+            structlog.stdlib.add_log_level,
+            structlog.processors.format_exc_info,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+    with structlog.contextvars.bound_contextvars(request_id="r1", user_id=7, token="t"):
+        try:
+            raise ValueError("odd")
+        except ValueError:
+            wrapped.exception("failed", order=42)
+
+    found = shared.record()
+    assert (found["message"], found["level"]) == ("failed", "error")
+    assert (found["request_id"], found["user_id"], found["order"]) == ("r1", 7, 42)
+    assert found["token"] == "[redacted]"
+    assert found["exception"]["type"] == "ValueError"
+    assert not [name for name in found if name.endswith("_")]
+
+
+def test_an_event_that_structlog_renders_before_logging_gets_it_is_taken_apart(
+    log, shared
+):
+    """The last processor makes JSON of it; a secret stands nowhere in the line."""
+    logger, _ = log
+    wrapped = structlog.wrap_logger(
+        logger,
+        processors=[
+            structlog.stdlib.add_log_level,
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+    try:
+        raise ValueError("odd")
+    except ValueError:
+        wrapped.exception("failed", order=42, password="hunter2")
+    logger.info('{"total": 3}')
+
+    found, other = shared.records()
+    assert (found["message"], found["order"]) == ("failed", 42)
+    assert found["password"] == "[redacted]"
+    assert "hunter2" not in str(found)
+    assert "ValueError: odd" in str(found["exception"])
+    assert other["message"] == '{"total": 3}'
+
+
 def test_each_task_and_thread_has_its_own_context(log, shared):
     """No record ever carries another task's context: tasks, to_thread, copies."""
     logger, _ = log

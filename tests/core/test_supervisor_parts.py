@@ -2,45 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
-import random
+import socket
 from pathlib import Path
+from typing import Any
 
 import hypothesis.strategies as st
-import orjson
 import pytest
 from hypothesis import given
+from support import linux_form
 
-from logagg.errors import ConfigError, WireError, WouldBlock
-from logagg.supervisor.address import Address
-from logagg.supervisor.backoff import Backoff
-from logagg.supervisor.channel import MAX_MESSAGE_BYTES, Decoder, encode
-from logagg.supervisor.cores import usable_cores
-from logagg.supervisor.crashes import Crashes
-from logagg.supervisor.messages import WAITING_BYTES, Outbox
-from logagg.supervisor.sticky import Sticky, choose_slot
-
-
-def test_delays_double_up_to_the_cap_and_start_anew() -> None:
-    """0.5 s, doubled, at most 30 s, ±10 %; a good run of 30 s resets."""
-    backoff = Backoff(random.Random(1))
-    delays = [backoff.failed(n * 100.0, uptime=1, ready=True) for n in range(9)]
-    for delay, wanted in zip(delays, [0.5, 1, 2, 4, 8, 16, 30, 30, 30], strict=True):
-        assert wanted * 0.9 <= delay <= wanted * 1.1
-    assert backoff.failed(1000.0, uptime=31, ready=True) < 0.6
-
-
-def test_only_failures_before_ready_exhaust() -> None:
-    """Five within 60 s do; five in longer time, or after ready, never."""
-    early, slow, late = Backoff(), Backoff(), Backoff()
-    for n in range(5):
-        assert not early.exhausted
-        early.failed(n * 10.0, uptime=1, ready=False)
-        slow.failed(n * 16.0, uptime=1, ready=False)
-        late.failed(n * 1.0, uptime=1, ready=True)
-    assert early.exhausted
-    assert not slow.exhausted
-    assert not late.exhausted
+from logagg.errors import ConfigError, WireError
+from logagg.platform.procfs import usable_cores
+from logagg.supervisor.messaging.frames import Decoder, encode, encode_value
+from logagg.supervisor.run_context import RunContext
+from logagg.supervisor.sockets.bind_address import BindAddress, numeric_host
+from logagg.supervisor.sockets.sticky import Sticky, choose_slot
+from logagg.supervisor.supervisor_events import CrashCounter
 
 
 @given(st.binary(max_size=30), st.sets(st.integers(1, 50), min_size=2))
@@ -76,13 +56,16 @@ def test_keys_in_a_head(sticky: str, key: bytes | None) -> None:
     assert Sticky.parse(sticky).key(head) == key
 
 
+@pytest.mark.slow
 @given(st.lists(st.dictionaries(st.text(), st.integers() | st.text())), st.data())
 def test_frames_survive_any_cutting(
     bodies: list[dict[str, object]], data: st.DataObject
 ) -> None:
     """However the stream is cut, the same frames come out, in order."""
     try:
-        stream = b"".join(encode({"k": "x", "b": body}) for body in bodies)
+        stream = b"".join(
+            encode({"k": "x", "b": encode_value(body)}) for body in bodies
+        )
     except WireError:
         return  # an integer beyond 64 bits, or a lone surrogate
     decoder, found = Decoder(), []
@@ -95,7 +78,12 @@ def test_frames_survive_any_cutting(
 
 @pytest.mark.parametrize(
     "data",
-    [b"\xff\xff\xff\xff", b"\0\0\0\1x", b"\0\0\0\2[]", b'\0\0\0\x13{"k":"x","fds":20}'],
+    [
+        b"\xff\xff\xff\xff",
+        b"\0\0\0\1x",
+        b"\0\0\0\2[]",
+        b'\0\0\0\x13{"k":"x","fd":true}',
+    ],
 )
 def test_nonsense_is_refused(data: bytes) -> None:
     """Lengths that cannot be, what is no JSON object, descriptors that did not come."""
@@ -105,30 +93,7 @@ def test_nonsense_is_refused(data: bytes) -> None:
         Decoder().feed(data, [])
 
 
-def test_a_message_that_is_too_long_names_the_limit() -> None:
-    """The error says how long it is, the limit, and what to send instead."""
-    with pytest.raises(WireError, match=f"{MAX_MESSAGE_BYTES}; send a path"):
-        encode({"k": "m", "b": "x" * MAX_MESSAGE_BYTES})
-
-
-def test_the_outbox_keeps_order_window_and_bound() -> None:
-    """Beyond the window messages wait; receipts come by number; a full box raises."""
-    sent: list[int] = []
-    box = Outbox(lambda data, _fds: sent.append(orjson.loads(data[4:])["id"]))
-    receipts = [box.post({"k": "m", "b": n}, []) for n in range(2000)]
-    assert sent == list(range(1, 1025))
-    box.acknowledged([2, 1])
-    assert sent[-2:] == [1025, 1026]
-    assert [r.done() for r in receipts[:3]] == [True, True, False]
-    for _ in range(WAITING_BYTES // 4_000_000):
-        box.post({"k": "m", "b": "x" * 4_000_000}, [])
-    with pytest.raises(WouldBlock, match="await the receipts"):
-        box.post({"k": "m", "b": "x" * 4_000_000}, [])
-    box.fail(ValueError("gone"))
-    assert isinstance(receipts[5].exception(0), ValueError)
-    assert isinstance(box.post({"k": "m"}, []).exception(0), ValueError)
-
-
+@linux_form  # other systems have no cgroups
 @pytest.mark.parametrize(
     ("quota", "cores"),
     [("max 100000", None), ("150000 100000", 2), ("50000 100000", 1)],
@@ -148,15 +113,16 @@ def test_cores_obey_the_cgroup_quota(
 
 def test_equal_crashes_are_counted_and_forgotten() -> None:
     """The same trace is counted; after a minute of silence it is new again."""
-    crashes = Crashes()
-    assert [crashes.note("a", n) for n in (0.0, 1.0, 2.0)] == [1, 2, 3]
-    assert crashes.note("b", 2.0) == 1
-    assert crashes.note("a", 70.0) == 1
+    crashes = CrashCounter()
+    assert [crashes.count("a", n) for n in (0.0, 1.0, 2.0)] == [1, 2, 3]
+    assert crashes.count("b", 2.0) == 1
+    assert crashes.count("a", 70.0) == 1
 
 
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
+        ("[fe80::1%lo]:80", "[fe80::1%lo]:80"),
         (":8000", "0.0.0.0:8000"),
         ("127.0.0.1:80", "127.0.0.1:80"),
         ("[::1]:80", "[::1]:80"),
@@ -165,7 +131,34 @@ def test_equal_crashes_are_counted_and_forgotten() -> None:
 )
 def test_addresses(text: str, shown: str) -> None:
     """The forms of --bind."""
-    assert str(Address.parse(text)) == shown
+    assert str(BindAddress.parse(text)) == shown
+
+
+def test_an_address_of_a_link_has_its_interface() -> None:
+    """`bind` gets its number, and a program that states it either way means the same."""
+    address = BindAddress.parse("[fe80::1%lo]:80")
+    number = socket.if_nametoindex("lo")
+    assert address.sockaddr == ("fe80::1", 80, 0, number)
+    assert address.covers(socket.AF_INET6, ("fe80::1", 80, 0, number))
+    assert address.covers(socket.AF_INET6, ("fe80::1%lo", 80))
+    assert not address.covers(socket.AF_INET6, ("fe80::1", 80))
+    for name in ("fe80::1%lo", 80), ("fe80::1", 80, 0, number):
+        assert numeric_host(socket.AF_INET6, name) == "fe80::1%lo"
+
+
+def test_what_is_cancelled_before_it_begins_warns_of_nothing(recwarn: Any) -> None:
+    """A reload that is asked for as a run ends: no word of a coroutine on stderr."""
+
+    async def main() -> None:
+        nothing: Any = None
+        context = RunContext(nothing, nothing, nothing, nothing)
+        context.start(asyncio.sleep(60))
+        context.cancel_all()
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+    gc.collect()
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize(
@@ -174,4 +167,4 @@ def test_addresses(text: str, shown: str) -> None:
 def test_bad_addresses_are_named(text: str) -> None:
     """The error repeats what was written."""
     with pytest.raises(ConfigError, match="--bind"):
-        Address.parse(text)
+        BindAddress.parse(text)

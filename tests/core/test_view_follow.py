@@ -28,7 +28,7 @@ def rotate(log: Path, *, compress: bool = False) -> None:
 
 @pytest.mark.parametrize("compress", [False, True])
 @pytest.mark.parametrize("meanwhile", [0, 1, 3])
-def test_files_that_move_on_while_they_are_looked_at_come_once(
+def test_files_that_move_while_they_are_listed_come_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: int, compress: bool
 ) -> None:
     """Further rotations between two looks at names: each line once, in order."""

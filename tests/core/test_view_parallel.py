@@ -45,6 +45,7 @@ def _no_children() -> bool:
     return False
 
 
+@pytest.mark.slow
 @settings(
     deadline=None,
     max_examples=60,

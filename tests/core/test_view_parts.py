@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 from typing import Any
 
 import orjson
@@ -11,19 +12,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logagg.errors import ConfigError
-from logagg.view import foreign, match, render
-from logagg.view.cursor import Cursor
-from logagg.view.flow import Context, Flow, Shape, last_matches, span_text
-from logagg.view.segments import paint
-from logagg.view.stats import Counts, template
-from logagg.view.times import (
+from logagg.core.units import (
     SECOND,
     iso_ns,
-    parse_duration,
     parse_instant,
+    span_text,
     wire_time,
 )
+from logagg.dialects.foreign import conversion
+from logagg.errors import ConfigError
+from logagg.filters import matcher
+from logagg.render import layout, markup
+from logagg.render.markup import paint
+from logagg.render.renderer import Renderer
+from logagg.view.sources import Cursor
+from logagg.view.stats import RecordCounts, as_segments, bars, template
+from logagg.view.tail import Context, last_matches
 from logagg.view.top import tables
 
 NOW = 1_795_615_387_512_345_678  # 2026-11-25T14:03:07.512345678Z
@@ -86,16 +90,6 @@ def test_a_bad_time_is_refused(text: str) -> None:
         parse_instant(text, NOW)
 
 
-def test_durations_have_units() -> None:
-    """All units, and their sums; anything else is refused."""
-    assert parse_duration("1h30m") == 5400
-    assert parse_duration("250ms") == 0.25
-    assert parse_duration("2d") == 172_800
-    assert parse_duration("90") == 90
-    with pytest.raises(ConfigError):
-        parse_duration("-5s")
-
-
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
@@ -136,7 +130,7 @@ def test_other_programs_fields_come_under_our_names(
     line: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     """Names and values are adopted; what is ours already wins; the rest stays."""
-    found = orjson.loads(foreign.convert(json.dumps(line).encode()))
+    found = orjson.loads(conversion.convert(json.dumps(line).encode()))
 
     assert {key: found.get(key) for key in expected} == expected
 
@@ -144,7 +138,7 @@ def test_other_programs_fields_come_under_our_names(
 @given(st.binary(max_size=60))
 def test_any_bytes_become_a_record(line: bytes) -> None:
     """Adopting never fails, and what comes out is one JSON object."""
-    converted = foreign.convert(line)
+    converted = conversion.convert(line)
 
     assert isinstance(json.loads(converted), dict)
     assert b"\n" not in converted
@@ -206,17 +200,16 @@ def test_context_is_greps(
     assert [int(item.line) for item in found] == places[-count:]
 
 
-def test_a_flow_collapses_exactly_and_shows_the_last_one() -> None:
+def test_repeats_collapse_exactly_and_the_last_one_is_shown() -> None:
     """Held back until something else comes or it is flushed; nothing is lost."""
-    flow = Flow(render.Look(format="message"), Shape(collapse=True))
+    renderer = Renderer(layout.LayoutOptions(format="message", collapse=True))
     record = {"level": "info", "logger": "a", "message": "same"}
 
-    assert flow.feed(record) == []
-    assert flow.feed(record) == []
-    assert paint(flow.feed(record | {"message": "other"}), False) == "same\n"
-    assert flow.held()
-    assert paint(flow.flush(), False) == "other\n"
-    assert not flow.held()
+    assert renderer.feed(record) == []
+    assert renderer.feed(record) == []
+    assert paint(renderer.feed(record | {"message": "other"}), False) == "same\n"
+    assert paint(renderer.flush(), False) == "other\n"
+    assert renderer.flush() == []
 
 
 def test_spans_are_for_people() -> None:
@@ -228,7 +221,7 @@ def test_spans_are_for_people() -> None:
 
 def test_counts_are_exact_and_bounded() -> None:
     """Too many values go together, too long a time gets wider columns; sums stay."""
-    counts = Counts(["user"])
+    counts = RecordCounts(["user"])
     lines = [
         orjson.dumps({"timestamp": wire_time(NOW + n * 100 * SECOND), "user": f"u{n}"})
         for n in range(12_000)
@@ -241,6 +234,50 @@ def test_counts_are_exact_and_bounded() -> None:
     start, end = counts.bounds()
     assert end - start <= 240
     assert sum(sum(s.buckets.values()) for s in values.values()) == 12_000
+
+
+@pytest.mark.parametrize("buckets", [1, 2, 47, 48, 49, 50, 95, 97, 144, 200, 239, 240])
+def test_a_steady_rate_is_a_level_row_of_bars(buckets: int) -> None:
+    """Columns cover equal numbers of buckets, and the last one is scaled."""
+    row = bars({7 + n: 100 for n in range(buckets)}, 7, 6 + buckets)
+
+    assert set(row) == {"█"}
+    assert len(row) <= 48
+
+
+def test_bars_show_the_least_count_and_leave_blanks_for_none() -> None:
+    """One record among many is still seen; the end of the row is not padded."""
+    assert bars({0: 1000, 2: 1}, 0, 3) == "█ ▁"
+    assert bars({}, 0, 3) == ""
+
+
+@pytest.mark.parametrize(
+    "wide", ["你" * 10, "你" * 40, "a" * 99, "e\u0301" * 31, "é你" * 9]
+)
+def test_tables_are_aligned_by_display_width(wide: str) -> None:
+    """Counts stand in one column of the terminal, whatever the value's characters."""
+    counts = RecordCounts(["user", wide])
+    counts.feed([orjson.dumps({"user": user}) for user in ("ann", wide)])
+
+    text = paint(as_segments(counts, 10, dt.UTC), False)
+
+    rows = [line for line in text.splitlines() if re.search("%|count", line)]
+    places = {markup.width(re.split(" (count|[0-9])", line)[0]) for line in rows}
+    assert len(rows) == 5
+    assert max(places) - min(places) <= len("count") - 1
+
+
+@given(st.text(st.sampled_from("a你e\u0301"), max_size=60), st.integers(3, 20))
+def test_clipped_text_fits_its_columns(text: str, columns: int) -> None:
+    """Both ends are left, with a mark between them."""
+    shown = markup.clip(text, columns)
+
+    assert markup.width(shown) <= columns
+    if markup.width(text) <= columns:
+        assert shown == text
+    else:
+        assert "…" in shown
+        assert markup.width(shown) >= columns - 3
 
 
 def test_messages_that_differ_in_numbers_have_one_shape() -> None:
@@ -268,7 +305,7 @@ def test_rates_are_differences_over_time() -> None:
 
 def test_a_filter_is_read_from_several_words() -> None:
     """Terms may come in one string or in many."""
-    one = match.compile(["a=1 b=2"])
-    two = match.compile(["a=1", "b=2"])
+    one = matcher.compile(["a=1 b=2"])
+    two = matcher.compile(["a=1", "b=2"])
     for record in ({"a": 1, "b": 2}, {"a": 1}, {"b": 2}):
         assert one.record(record) == two.record(record)

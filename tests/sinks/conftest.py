@@ -298,7 +298,13 @@ def balance(sink: Any) -> None:
     came = count("accepted", 0) + count("recovered", 0)
     gone = sum(
         count(name, 0)
-        for name in ("acked", "dead_lettered", "dropped", "rejected_partial")
+        for name in (
+            "acked",
+            "dead_lettered",
+            "dropped",
+            "rejected_partial",
+            "failure_stored",
+        )
     )
     assert came == gone + sink.health().queued_records
 
@@ -348,6 +354,19 @@ def make(target: TargetServer, sink_to: SinkTo, request: Any) -> SinkTo:
         return sink_to(f"{scheme}{url or target.url}{path}", options)
 
     return make
+
+
+@pytest.fixture
+def letters(tmp_path: Path) -> Callable[[], list[dict[str, Any]]]:
+    """Reads the dead letters of the sink."""
+
+    def read() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        for path in sorted((tmp_path / "s").glob("dead-letters-*")):
+            found += [orjson.loads(line) for line in path.read_bytes().splitlines()]
+        return found
+
+    return read
 
 
 @pytest.fixture

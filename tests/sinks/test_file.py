@@ -120,7 +120,7 @@ def test_a_torn_last_line_is_mended_at_opening(tmp_path, cut):
         orjson.loads(line) for line in path.read_bytes().splitlines()
     ]
     assert [first["seq"], second["seq"], last["seq"]] == [0, 1, 3]
-    assert mended["event"] == "torn"
+    assert mended["event"] == "truncated_line"
     assert mended["raw"].encode() == torn
 
 

@@ -56,13 +56,12 @@ def longest_call(folder: Path, kind: str) -> float:
     ):
         support.wait_until(
             lambda: len(list(folder.glob(f"app.log.?{suffix}"))) >= 2,
-            60,
-            "two compressed files",
+            what="two compressed files",
         )
         stop.touch()
-        out, errors = steady.communicate(timeout=30)
+        out, errors = steady.communicate(timeout=90)
         assert (steady.returncode, errors) == (0, "")
-        filler.communicate(timeout=30)
+        filler.communicate(timeout=90)
     support.settled()
     calls, longest = out.split()
     assert int(calls) > 500

@@ -5,10 +5,12 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import orjson
 import pytest
+from support import log_files
 
 from logagg.errors import SinkUnavailable
 from logagg.sinks import FileSink
@@ -57,6 +59,29 @@ def test_a_moved_file_is_followed_by_itself_within_a_second(tmp_path):
 
     assert seqs(old, path) == list(range(end))
     assert took < 1.5
+
+
+def test_a_name_is_left_to_who_has_just_moved_its_file(tmp_path):
+    """logrotate makes the new file itself, and would move away one that it finds."""
+    path, old = tmp_path / "app.log", tmp_path / "old"
+
+    async def scenario():
+        sink = FileSink(path)
+        await sink.open()
+        await sink.write(make_batch(10))
+        await asyncio.sleep(1.01)  # past the interval of looking, so a look is due
+        path.rename(old)
+        await sink.write(make_batch(1, start=10))
+        made = path.exists()
+        path.touch()
+        end = await until(lambda: path.stat().st_size, sink, 11)
+        await sink.close()
+        return made, end
+
+    made, end = asyncio.run(scenario())
+
+    assert not made
+    assert seqs(old, path) == list(range(end))
 
 
 def test_a_deleted_file_costs_nothing_that_came_after(tmp_path):
@@ -116,6 +141,38 @@ def test_a_truncated_file_goes_on_at_its_new_end(tmp_path):
     asyncio.run(scenario())
 
     assert seqs(path) == list(range(100, 110))
+
+
+NOTES = """
+import asyncio, resource, sys
+from logagg.sinks import FileSink
+from logagg.testing import make_batch
+
+async def main():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+    sink = FileSink(sys.argv[1])
+    await sink.open()
+    for start in range(0, 1000, 50):
+        await sink.write(make_batch(50, start=start))
+        with open(sys.argv[1], "ab") as file:
+            file.write(b"a note\\n")
+    await sink.close()
+asyncio.run(main())
+"""
+
+
+def test_what_others_append_survives_a_write_that_fails(tmp_path):
+    """A part of a batch is undone; lines that another program added are not its part."""
+    path = tmp_path / "app.log"
+
+    subprocess.run([sys.executable, "-c", NOTES, path], check=True)
+
+    files = log_files(tmp_path)
+    lines = [line for file in files for line in file.read_bytes().splitlines()]
+    assert len(files) > 3
+    assert lines.count(b"a note") == 20
+    found = [orjson.loads(line)["seq"] for line in lines if line != b"a note"]
+    assert sorted(found) == list(range(1000))
 
 
 def test_a_directory_that_is_replaced_is_followed(tmp_path):

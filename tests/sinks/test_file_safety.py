@@ -1,17 +1,24 @@
 """The file sink against whoever would misuse it: links, FIFOs, names, rights."""
 
 import asyncio
+import errno
 import os
+import resource
 import stat
 import subprocess
 import sys
 import threading
+import time
+from collections import Counter
 
 import pytest
+from support import log_files
 
 from logagg.errors import ConfigError
 from logagg.sinks import FileSink, build
 from logagg.testing import make_batch, make_line
+from logagg_sinks.file import path_template
+from logagg_sinks.file.directory import LogDirectory, Ownership
 
 ROOT = os.geteuid() == 0
 
@@ -51,6 +58,7 @@ def test_a_symbolic_link_is_not_followed(tmp_path):
     assert not (tmp_path / "nowhere").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trap", ["symbolic", "hard"])
 def test_a_link_put_there_at_any_moment_is_not_followed(tmp_path, trap):
     """Somebody swaps file and link all the time: the victim is never written to."""
@@ -87,6 +95,49 @@ def test_a_link_put_there_at_any_moment_is_not_followed(tmp_path, trap):
 
     assert victim.read_bytes() == b"precious\n"
     assert "refused" in outcomes
+
+
+SWAP = """
+import os, sys
+victim, new, path = sys.argv[1:]
+while True:
+    os.link(victim, new)
+    os.replace(new, path)
+    os.unlink(path)
+"""
+
+
+@pytest.mark.slow
+def test_a_hard_link_that_comes_and_goes_is_never_opened(tmp_path):
+    """Another process links and unlinks as fast as it can: the count of links lies."""
+    victim, new, path = (tmp_path / name for name in ("victim", "new", "app.log"))
+    victim.write_bytes(b"precious\n")
+    wanted = victim.stat()
+    directory = LogDirectory(tmp_path)
+    swapper = subprocess.Popen([sys.executable, "-c", SWAP, victim, new, path])
+    outcomes = Counter()
+    deadline = time.monotonic() + 15
+    try:
+        while time.monotonic() < deadline and outcomes.total() < 200_000:
+            try:
+                opened = directory.open("app.log", Ownership())
+            except ConfigError:
+                outcomes["refused"] += 1
+                continue
+            except OSError:
+                outcomes["unavailable"] += 1
+                continue
+            same = os.path.samestat(os.fstat(opened.fd), wanted)
+            outcomes["victim" if same else "own"] += 1
+            os.close(opened.fd)
+        assert swapper.poll() is None, "the other process has ended"
+    finally:
+        swapper.kill()
+        swapper.wait()
+        directory.close()
+    assert outcomes["refused"]
+    assert outcomes["own"]
+    assert not outcomes["victim"], outcomes
 
 
 def test_a_hard_link_is_refused(tmp_path):
@@ -153,11 +204,11 @@ def test_owner_and_group_are_set_at_creation_and_kept_over_rotations(tmp_path):
 
     write(sink, make_batch(4))
 
-    for file in tmp_path.iterdir():
+    for file in log_files(tmp_path):
         status = file.stat()
         assert (status.st_uid, status.st_gid) == (12345, 12346)
         assert stat.S_IMODE(status.st_mode) == 0o660
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(log_files(tmp_path)) == 4
 
 
 def test_the_mode_an_admin_gave_is_kept_over_rotations(tmp_path):
@@ -168,10 +219,26 @@ def test_the_mode_an_admin_gave_is_kept_over_rotations(tmp_path):
 
     write(FileSink(path, max_bytes=300), make_batch(4))
 
-    assert {stat.S_IMODE(p.stat().st_mode) for p in tmp_path.iterdir()} == {0o604}
+    assert {stat.S_IMODE(p.stat().st_mode) for p in log_files(tmp_path)} == {0o604}
 
 
 @pytest.mark.skipif(not ROOT, reason="needs another user to become")
+def test_a_lack_of_descriptors_is_no_fault_of_the_configuration(tmp_path):
+    """It passes, so the sink is tried again; it would be given up otherwise."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files") as caught:
+            LogDirectory(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert caught.value.errno == errno.EMFILE
+    LogDirectory(tmp_path).close()
+
+
 def test_an_unwritable_directory_is_told_in_one_line(tmp_path):
     """The error names the file and the system's reason."""
     code = (
@@ -228,7 +295,7 @@ def test_names_from_records_stay_in_the_directory(tmp_path, name):
 
     write(sink, make_batch([make_line(worker=name, logger=name)]))
 
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    files = [path for path in tmp_path.rglob("*.log") if path.is_file()]
     assert len(files) == 1
     directory, file = files[0].relative_to(base).parts
     assert directory not in ("", ".", "..")
@@ -244,7 +311,7 @@ def test_different_names_never_share_a_file(tmp_path):
 
     write(FileSink(tmp_path / "{logger}.log"), make_batch(lines))
 
-    assert len(list(tmp_path.iterdir())) == len(names)
+    assert len(log_files(tmp_path)) == len(names)
 
 
 def test_a_linked_directory_below_the_base_is_not_followed(tmp_path):
@@ -305,6 +372,46 @@ def test_a_flood_of_names_is_bounded(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "template",
+    ["{logger}.log", "{worker}-{logger}-{date}.log", "{worker}/x-{logger}.log"],
+)
+def test_names_are_bounded_over_all_sinks_that_ever_wrote_there(
+    tmp_path, monkeypatch, template
+):
+    """What an earlier consumer made counts for the next one, and stays its own."""
+    monkeypatch.setattr(path_template, "MOST", 30)
+
+    for first in (0, 20, 40):
+        lines = [
+            make_line(seq, logger=f"l{seq}.x-y") for seq in range(first, first + 20)
+        ]
+        lines.append(make_line(first + 20, logger="l0.x-y"))
+        write(FileSink(tmp_path / template), make_batch(lines))
+
+    files = [path for path in tmp_path.rglob("[!.]*.log") if path.is_file()]
+    counts = Counter(len(path.read_bytes().splitlines()) for path in files)
+    loggers = 30 - template.count("{worker}")  # one worker is a name as well
+    assert counts == {1: loggers - 1, 4: 1, 60 - loggers: 1}
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can give files away")
+def test_files_of_another_user_use_up_no_names(tmp_path, monkeypatch):
+    """In a directory like /tmp anybody can make files whose names fit."""
+    monkeypatch.setattr(path_template, "MOST", 3)
+    for number in range(5):
+        planted = tmp_path / f"planted{number}.log"
+        planted.touch()
+        os.chown(planted, 54321, 54321)
+
+    write(
+        FileSink(tmp_path / "{logger}.log"), make_batch([make_line(1, logger="mine")])
+    )
+
+    assert (tmp_path / "mine.log").exists()
+    assert not (tmp_path / "_other.log").exists()
+
+
+@pytest.mark.parametrize(
     ("path", "told"),
     [
         ("app-{pid}.log", "{date}, {worker}, {logger}"),
@@ -314,7 +421,8 @@ def test_a_flood_of_names_is_bounded(tmp_path):
         ("{logger}.1", "fixed part such as .log"),
         ("{logger}.gz", "fixed part such as .log"),
         ("app-{date}.log?when=d", "leave out either"),
-        ("app-{.log", "expected"),
+        ("app-{.log", "expected a path with each { closed"),
+        ("app-}.log", "expected a path with each { closed"),
         ("logs/", "ends in a file's name"),
     ],
 )

@@ -3,26 +3,33 @@
 import asyncio
 import errno
 import os
+import stat
 
 import orjson
 import pytest
+from support import log_files
 
 from logagg.errors import SinkUnavailable
+from logagg.platform.system import LINUX
 from logagg.sinks import FileSink
 from logagg.testing import make_batch, make_line
+
+SYNC = "fdatasync" if LINUX else "fsync"
 
 
 @pytest.fixture
 def synced(monkeypatch):
     """The inodes that were synced, in order; the syncs themselves are real."""
     found = []
-    real = os.fdatasync
+    real = getattr(os, SYNC)
 
     def spy(fd):
-        found.append(os.fstat(fd).st_ino)
+        status = os.fstat(fd)
+        if stat.S_ISREG(status.st_mode):
+            found.append(status.st_ino)
         real(fd)
 
-    monkeypatch.setattr(os, "fdatasync", spy)
+    monkeypatch.setattr(os, SYNC, spy)
     return found
 
 
@@ -97,7 +104,7 @@ def test_rotated_files_are_synced_as_well(tmp_path, synced):
 
     asyncio.run(put(FileSink(tmp_path / "app.log", max_bytes=2500), *batches))
 
-    assert set(synced) >= {path.stat().st_ino for path in tmp_path.iterdir()}
+    assert set(synced) >= {path.stat().st_ino for path in log_files(tmp_path)}
 
 
 def test_never_syncs_nothing(tmp_path, synced):
@@ -112,14 +119,14 @@ def test_never_syncs_nothing(tmp_path, synced):
 def test_a_batch_that_could_not_be_synced_is_taken_back(tmp_path, monkeypatch):
     """With `always` a disk that refuses leaves no duplicate when it is tried again."""
     path = tmp_path / "app.log"
-    real, failures = os.fdatasync, [OSError(errno.EIO, "Input/output error")]
+    real, failures = getattr(os, SYNC), [OSError(errno.EIO, "Input/output error")]
 
     def failing(fd):
-        if failures:
+        if failures and stat.S_ISREG(os.fstat(fd).st_mode):
             raise failures.pop()
         real(fd)
 
-    monkeypatch.setattr(os, "fdatasync", failing)
+    monkeypatch.setattr(os, SYNC, failing)
 
     async def scenario():
         sink = FileSink(path, fsync="always")

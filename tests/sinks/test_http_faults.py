@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from logagg.testing import make_batch, make_line
-from logagg_sinks._health import State
+from logagg_sinks.delivery.condition import SinkState
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
@@ -110,6 +110,7 @@ def test_a_stalled_handshake_is_left(serve_raw, make, tools):
     run(main())
 
 
+@pytest.mark.slow
 def test_hanging_a_hundred_times_leaks_nothing(serve_raw, make, tools):
     """A hundred hangs leave neither descriptors nor threads nor tasks behind."""
     import threading
@@ -217,7 +218,7 @@ def test_nobody_there_is_waited_out(serve, make, tools, naps):
         async with tools.opened(sink):
             await sink.write(make_batch(3))
             await tools.until(lambda: len(naps.seconds) >= 3)
-            assert sink.health().state is State.RETRYING
+            assert sink.health().state is SinkState.RETRYING
             assert "onnect" in sink.health().last_error
         assert sink.health().queued_records == 3
         assert "ambiguous_retries" not in sink.counters
@@ -233,7 +234,7 @@ def test_a_name_that_nobody_knows_is_waited_out(make, tools, naps):
         async with tools.opened(sink):
             await sink.write(make_batch(1))
             await tools.until(lambda: len(naps.seconds) >= 1)
-            assert sink.health().state is State.RETRYING
+            assert sink.health().state is SinkState.RETRYING
         assert sink.health().queued_records == 1
 
     run(main())
@@ -259,6 +260,44 @@ def test_a_server_that_hangs_up_on_large_bodies(serve_raw, make, tools):
     tools.send(sink, make_batch(lines))
 
 
+def test_the_size_of_requests_recovers_after_resets(serve_raw, make, tools):
+    """What was learnt from resets is unlearnt, step by step, when more is taken again."""
+    limit, sizes = 100_000, []
+
+    async def resets(reader, writer):
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = int(
+                head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]
+            )
+            if length > limit:
+                return
+            await reader.readexactly(length)
+            sizes.append(length)
+            writer.write(OK)
+
+    server = serve_raw(resets)
+    lines = [make_line(number, message="x" * 10_000) for number in range(1200)]
+    sink = make(server.url, "batch_bytes=600kB")
+
+    async def main():
+        nonlocal limit
+        async with tools.opened(sink):
+            await sink.write(make_batch(lines[:60]))
+            await tools.until(lambda: not sink.health().queued_records)
+            assert max(sizes) <= limit
+            limit = 10_000_000
+            await sink.write(make_batch(lines[60:]))
+            await tools.until(lambda: not sink.health().queued_records)
+
+    run(main())
+
+    assert sink.counters["acked"] == 1200
+    assert max(sizes) > 500_000
+    growing = [size for size in sizes if size > 100_000]
+    assert growing[0] < 200_000
+
+
 def test_a_huge_answer_is_an_error(serve, make, tools):
     """An answer beyond the limit is not read on; nothing is lost."""
     server = serve()
@@ -268,7 +307,7 @@ def test_a_huge_answer_is_an_error(serve, make, tools):
         sink = make(server.url)
         async with tools.opened(sink):
             await sink.write(make_batch(1))
-            await tools.until(lambda: sink.health().state is State.SUSPENDED)
+            await tools.until(lambda: sink.health().state is SinkState.SUSPENDED)
             assert "larger than" in sink.health().last_error
         assert sink.health().queued_records == 1
 
@@ -343,7 +382,7 @@ def test_a_wrong_certificate_suspends(serve, make, tools, ca, tmp_path, wrong):
         sink = make(server.url, f"ca_file={tmp_path / 'ca.pem'}")
         async with tools.opened(sink):
             await sink.write(make_batch(1))
-            await tools.until(lambda: sink.health().state is State.SUSPENDED)
+            await tools.until(lambda: sink.health().state is SinkState.SUSPENDED)
             assert "certificate" in sink.health().last_error
         assert sink.health().queued_records == 1
 
@@ -404,7 +443,7 @@ def test_a_missing_certificate_suspends(make, tools, tmp_path):
         sink = make("https://127.0.0.1:9/", f"ca_file={tmp_path / 'none.pem'}")
         async with tools.opened(sink):
             await sink.write(make_batch(1))
-            await tools.until(lambda: sink.health().state is State.SUSPENDED)
+            await tools.until(lambda: sink.health().state is SinkState.SUSPENDED)
             assert "No such file" in sink.health().last_error
 
     run(main())
@@ -515,7 +554,7 @@ def test_a_proxy_that_wants_a_password_suspends(
         sink = make(server.url, f"proxy={proxy.url}")
         async with tools.opened(sink):
             await sink.write(make_batch(1))
-            await tools.until(lambda: sink.health().state is State.SUSPENDED)
+            await tools.until(lambda: sink.health().state is SinkState.SUSPENDED)
             assert "407" in sink.health().last_error
         assert sink.health().queued_records == 1
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
+from types import SimpleNamespace
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from logagg.errors import ConfigError
 from logagg.sinks import build
 from logagg.testing import check_sink, make_batch, make_line
-from logagg_sinks._health import State
+from logagg_sinks.delivery.batching import Item
+from logagg_sinks.delivery.condition import SinkState
 
 SCHEME = "loki+"
 
@@ -127,15 +132,112 @@ def test_many_fields_stay_within_the_limits(loki, make, tools):
     assert sum(len(key) + len(text) for key, text in metadata.items()) < 64 * 1024
 
 
-def test_equal_times_are_made_different(loki, make, tools):
-    """Entries of one instant keep their order, a nanosecond apart."""
-    line = make_line(0)
-    lines = [line.replace(b'"seq":0', b'"seq":%d' % number) for number in range(5)]
-    tools.send(make(), make_batch(lines))
+@given(
+    st.lists(
+        st.dictionaries(st.text(max_size=40), st.text() | st.integers(), max_size=9),
+        max_size=4,
+    ),
+    st.sampled_from(("json", "message")),
+)
+def test_whatever_is_in_a_record_its_push_is_valid(records, line):
+    """The judge finds each entry within Loki's shape and limits, under one stream."""
+    sink = build(f"loki+http://h?line={line}&labels=team,env=prod").sink
+    lines = [
+        make_line(number, **{f"x{name}": value for name, value in fields.items()})
+        for number, fields in enumerate(records)
+    ]
+    items = []
+    for number, each in enumerate(lines):
+        data, group, size = sink.target.encode(each + b"}")
+        items.append(Item(number, each, data, group, size))
+        assert size >= len(data)
+    judge = Loki(SimpleNamespace(Answer=lambda *found: found))
+    body = sink.target.body(sink.target.arrange(items, list))
+    headers = sink.target.headers(items, "")
+    lowered = {name.lower(): value for name, value in headers.items()}
+    seen = SimpleNamespace(
+        method="POST", path="/loki/api/v1/push", headers=lowered, body=body
+    )
 
+    assert judge(seen) == (204,)
+    assert len(judge.entries) == len(records)
+
+
+def test_equal_entries_are_made_different(loki, make, tools, target):
+    """Records of one instant with one text are not taken for repetitions, nor moved."""
+    lines = [make_line(0, worker=str(number)) for number in range(5)]
+    tools.send(make("line=message"), make_batch(lines))
     times = [time for time, _ in loki.entries]
     assert times == [1_795_568_400_000_000_000 + number for number in range(5)]
-    assert loki.seqs == list(range(5))
+
+
+def test_a_time_does_not_depend_on_the_piece(loki, make, tools, target):
+    """Halves, which Loki has in part, have the times of the whole batch."""
+    loki.poison = lambda line: line == "bad"
+    lines = [make_line(0, worker=str(number)) for number in range(30)]
+    lines.insert(11, make_line(0, message="bad"))
+    sink = make("line=message")
+    tools.send(sink, make_batch(lines))
+
+    assert len(loki.entries) == 30
+    assert sink.counters["dead_lettered"] == 1
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_a_time_does_not_depend_on_the_batch(loki, make, tools, size):
+    """Equal records of one instant are all stored, in however many batches they come."""
+    lines = [make_line(0, worker=str(number)) for number in range(9)]
+    sink = make(f"line=message&batch_records={size}")
+    tools.send(sink, make_batch(lines))
+
+    assert len(loki.entries) == sink.counters["acked"] == 9
+
+
+def test_a_time_is_the_same_after_a_restart(loki, make, tools, target):
+    """What a successor sends again amid a batch has the times of the first attempt."""
+    refusing = True
+
+    def judge(seen):
+        entries = len(orjson.loads(seen.body)["streams"][0]["values"])
+        if entries > 2:
+            return tools.Answer(413)
+        if len(loki.entries) == 2 and refusing:
+            return tools.Answer(503)
+        return loki(seen)
+
+    target.default = judge
+    lines = [make_line(0, worker=str(number)) for number in range(4)]
+
+    async def main():
+        sink = make("line=message&grace=0")
+        sink.sleep = lambda _: asyncio.sleep(3600)
+        async with tools.opened(sink):
+            await sink.write(make_batch(lines))
+            await target.wait(3)
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+    refusing = False
+    tools.send(make("line=message"), make_batch([make_line(1)]))
+
+    times = [time for time, _ in loki.entries if time < 1_795_568_400_000_500_000]
+    assert times == [1_795_568_400_000_000_000 + number for number in range(4)]
+
+
+def test_the_whole_record_needs_no_other_time(loki, make, tools):
+    """Lines that differ keep their times: Loki has their order."""
+    lines = [make_line(0, worker=str(number)) for number in range(5)]
+    tools.send(make(), make_batch(lines))
+
+    assert {time for time, _ in loki.entries} == {1_795_568_400_000_000_000}
+    assert len(loki.entries) == 5
+
+
+def test_two_fields_are_two(loki, make, tools):
+    """Names that become the same in Loki do not hide each other."""
+    tools.send(make("line=message"), make_batch([make_line(0, **{"a.b": 1, "a_b": 2})]))
+
+    ((metadata,),) = [stored.values() for stored in loki.streams.values()]
+    assert (metadata["a_b"], metadata["a_b_"]) == ("1", "2")
 
 
 def test_a_refused_push_costs_no_good_entry(loki, make, tools, target):
@@ -173,7 +275,7 @@ def test_blocked_ingestion_is_no_success(loki, make, tools, target, naps):
     sink.sleep = nap
     tools.send(sink, make_batch(3))
 
-    assert states == [(State.SUSPENDED, 0, 30)]
+    assert states == [(SinkState.SUSPENDED, 0, 30)]
     assert loki.seqs == [0, 1, 2]
 
 

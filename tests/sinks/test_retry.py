@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logagg_sinks._retry import TABLE, Action, Backoff, Kind, decide, hint
+from logagg_sinks.delivery.retry import TABLE, Action, Kind, RetryDelay, decide, hint
 
 SPECIFIED = """
 200 ok ok ok ok ok ok
@@ -19,26 +19,28 @@ SPECIFIED = """
 260 hold ok hold ok ok ok
 301 hold hold hold hold hold hold
 307 hold hold hold hold hold hold
-400 bisect dead_letter bisect bisect dead_letter dead_letter
-401 hold hold hold hold dead_letter hold
-403 hold hold hold hold dead_letter hold
-404 hold hold hold hold dead_letter hold
-405 dead_letter dead_letter dead_letter dead_letter dead_letter dead_letter
+400 bisect bisect bisect bisect dead_letter dead_letter
+401 hold hold hold hold hold hold
+403 hold hold hold hold hold hold
+404 hold hold hold hold hold hold
+405 hold hold hold hold dead_letter hold
 407 hold hold hold hold dead_letter hold
 408 retry dead_letter retry retry retry retry
-409 dead_letter dead_letter dead_letter dead_letter ok dead_letter
+409 retry hold hold hold ok hold
 413 split split split split dead_letter split
 415 plain plain plain plain dead_letter plain
-418 dead_letter dead_letter dead_letter dead_letter dead_letter dead_letter
+418 hold hold hold hold dead_letter hold
+422 bisect bisect bisect bisect dead_letter hold
 425 retry dead_letter retry retry retry retry
 429 retry retry retry retry retry retry
 500 retry dead_letter retry retry retry retry
-501 dead_letter dead_letter dead_letter dead_letter dead_letter dead_letter
+501 hold hold hold hold hold hold
 502 retry retry retry retry retry retry
 503 retry retry retry retry retry retry
 504 retry retry retry retry retry retry
-505 dead_letter dead_letter dead_letter dead_letter dead_letter dead_letter
+505 hold hold hold hold hold hold
 507 retry dead_letter retry retry retry retry
+511 hold hold hold hold hold hold
 599 retry dead_letter retry retry retry retry
 """
 CASES = [
@@ -139,7 +141,7 @@ def test_no_header_is_too_strange(value, date):
 @given(st.lists(st.floats(0, 1, exclude_max=True), max_size=50))
 def test_the_pause_has_full_jitter_and_a_cap(chances):
     """The n-th pause lies between 0 and the least of the cap and 2**n."""
-    backoff = Backoff(most=30)
+    backoff = RetryDelay(most=30)
     for number, chance in enumerate(chances):
         seconds = backoff.next(chance)
         assert 0 <= seconds <= min(30, 2**number)
@@ -149,18 +151,18 @@ def test_the_pause_has_full_jitter_and_a_cap(chances):
 @given(st.floats(1, 300), st.floats(0, 1))
 def test_what_the_target_asks_for_is_waited(asked, chance):
     """The wait is never shorter than asked for, and at most a tenth longer."""
-    assert asked <= Backoff().next(chance, asked) <= asked * 1.1
+    assert asked <= RetryDelay().next(chance, asked) <= asked * 1.1
 
 
 def test_asking_for_no_wait_does_not_lift_the_back_off():
     """A target that always says 0 is not hammered."""
-    backoff = Backoff()
+    backoff = RetryDelay()
     assert [backoff.next(1, 0) for _ in range(3)] == [1, 2, 4]
 
 
 def test_a_success_resets_the_back_off():
     """After a success the pauses begin small again."""
-    backoff = Backoff()
+    backoff = RetryDelay()
     backoff.next(1)
     backoff.next(1)
     backoff.reset()

@@ -6,12 +6,16 @@ import re
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from support import python, wire_line
 
+from logagg.abc import Batch
+from logagg.core.record import FIXED
 from logagg.errors import ConfigError
-from logagg.shaping import Shaper, select_level
-from logagg.sinks import Common
+from logagg.fanout.transforms import Transform, select_level
+from logagg.filters.redact import Redaction
+from logagg.sinks import CommonOptions
 from logagg.testing import make_batch, make_line
 
 STAMP = b"2026-11-25T02:00:00.000000000Z"
@@ -23,14 +27,14 @@ def records(batch):
 
 
 def shaped(lines, now=0.0, **common):
-    return records(Shaper(Common(**common)).apply(make_batch(lines), now))
+    return records(Transform(CommonOptions(**common)).apply(make_batch(lines), now))
 
 
 def test_a_sink_that_asks_for_nothing_gets_the_very_batch():
     """Nothing is parsed, copied or changed on the way."""
     batch = make_batch([b"not even JSON", make_line()])
 
-    assert Shaper(Common()).apply(batch, 0.0) is batch
+    assert Transform(CommonOptions()).apply(batch, 0.0) is batch
 
 
 @pytest.mark.parametrize(
@@ -83,7 +87,7 @@ def test_match_uses_the_filter_of_tail():
 def test_what_cannot_be_understood_is_refused(options, told):
     """A bad filter, pattern or field is a ConfigError that names it."""
     with pytest.raises(ConfigError) as caught:
-        Shaper(Common(**options))
+        Transform(CommonOptions(**options))
 
     assert told in str(caught.value)
 
@@ -112,7 +116,7 @@ def test_shaping_keeps_the_places_of_the_prefix():
     """Time and level of a changed line stand where they stand in every line."""
     batch = make_batch([make_line(level="error", password="x", b=1)])
 
-    found = Shaper(Common(drop=("b",))).apply(batch, 0.0)
+    found = Transform(CommonOptions(drop=("b",))).apply(batch, 0.0)
 
     assert found.lines[0][:62] == batch.lines[0][:62]
 
@@ -121,7 +125,7 @@ def test_big_numbers_survive_a_change_of_the_line():
     """Integers over 64 bits and long fractions come out as they went in."""
     line = make_line(password="x") + b',"big":123456789012345678901234567890,"f":0.1'
 
-    batch = Shaper(Common(redact=("secrets",))).apply(make_batch([line]), 0.0)
+    batch = Transform(CommonOptions(redact=("secrets",))).apply(make_batch([line]), 0.0)
 
     assert b'"big":123456789012345678901234567890,"f":0.1' in batch.lines[0]
     assert b'"password":"[redacted]"' in batch.lines[0]
@@ -139,7 +143,7 @@ def test_sampling_counts_exactly(levels, loggers, rate, cuts):
         make_line(i, level=level, logger=loggers[i % len(loggers)])
         for i, level in enumerate(levels)
     ]
-    shaper = Shaper(Common(sample=rate))
+    shaper = Transform(CommonOptions(sample=rate))
     out = []
     edges = sorted({0, len(lines), *[cut for cut in cuts if cut < len(lines)]})
     for low, high in itertools.pairwise(edges):
@@ -159,7 +163,7 @@ def test_sampling_counts_exactly(levels, loggers, rate, cuts):
 )
 def test_collapsing_counts_exactly(messages, pauses):
     """Records let through and those they stand for add up to all, in order of time."""
-    shaper = Shaper(Common(collapse=5.0))
+    shaper = Transform(CommonOptions(collapse=5.0))
     now, out = 0.0, []
     for number, (message, pause) in enumerate(zip(messages, pauses, strict=False)):
         now += pause
@@ -182,7 +186,7 @@ def test_collapsing_counts_exactly(messages, pauses):
 
 def test_collapsing_hands_out_when_the_time_is_over():
     """The record that stands for others comes when its seconds have passed."""
-    shaper = Shaper(Common(collapse=5.0))
+    shaper = Transform(CommonOptions(collapse=5.0))
     lines = [make_line(i, message="same") for i in range(4)]
 
     first = records(shaper.apply(make_batch(lines), 100.0))
@@ -231,7 +235,7 @@ def test_the_word_secrets_stands_for_the_well_known_names(name):
     line = make_line(
         **{"a": 1, name: "hunter2", "deep": [{"er": {name: {"x": "hunter2"}}}]}
     )
-    shaper = Shaper(Common(redact=("secrets",)))
+    shaper = Transform(CommonOptions(redact=("secrets",)))
 
     batch = shaper.apply(make_batch([make_line(), line, make_line(2)]), 0.0)
 
@@ -249,7 +253,9 @@ def test_other_names_are_left_alone(name):
     line = make_line(**{name: "x"})
     batch = make_batch([line])
 
-    assert Shaper(Common(redact=("secrets",))).apply(batch, 0.0).lines == [line]
+    assert Transform(CommonOptions(redact=("secrets",))).apply(batch, 0.0).lines == [
+        line
+    ]
 
 
 def test_only_what_is_asked_for_is_redacted():
@@ -257,7 +263,7 @@ def test_only_what_is_asked_for_is_redacted():
     line = make_line(password="p", Iban="i")
 
     batch = make_batch([line])
-    assert Shaper(Common()).apply(batch, 0.0).lines == [line]
+    assert Transform(CommonOptions()).apply(batch, 0.0).lines == [line]
     (found,) = shaped([line], redact=("iban",))
     assert (found["password"], found["Iban"]) == ("p", "[redacted]")
     (found,) = shaped([line], redact=("secrets", "iban"))
@@ -280,9 +286,9 @@ def test_what_cannot_be_searched_is_left_out():
     """The end of an overlong text and a line that is no record do not get through."""
     line = make_line(message="a" * 20_000 + " sk-123")
     broken = make_line(password="hunter2")[:-3] + b"\x00"
-    options = Common(redact=("/sk-[0-9]+/", "secrets"))
+    options = CommonOptions(redact=("/sk-[0-9]+/", "secrets"))
 
-    batch = Shaper(options).apply(make_batch([line, broken]), 0.0)
+    batch = Transform(options).apply(make_batch([line, broken]), 0.0)
 
     assert b"sk-123" not in batch.data
     assert b"too long to be searched" in batch.data
@@ -300,19 +306,94 @@ VALUES = st.recursive(
 )
 
 
+@example(fields={"received": 1, "late": 2}, secret="")
 @given(fields=st.dictionaries(NAMES, VALUES, max_size=5), secret=st.text(max_size=5))
 def test_redaction_changes_nothing_but_secrets(fields, secret):
     """Every other field of a record with a secret in it comes out as it went in."""
     extra = json.dumps({**fields, "my_token": "S" + secret}, ensure_ascii=False)
     line = make_line(0) + b"," + extra[1:-1].encode()
 
-    batch = Shaper(Common(redact=("secrets",))).apply(make_batch([line]), 0.0)
+    batch = Transform(CommonOptions(redact=("secrets",))).apply(make_batch([line]), 0.0)
 
     found = json.loads(batch.finished()[0])
     assert found["my_token"] == "[redacted]"
     for name, value in fields.items():
-        if name not in found or name in json.loads(make_line(0) + b"}"):
-            continue
+        if name not in found or name in FIXED:
+            continue  # the service's own
         plain = re.sub(r"[- ]", "_", name.lower())
         if not re.search("password|token|cookie|secret|key|credential", plain):
             assert found[name] == value or "redacted" in str(found[name])
+
+
+DEEP = b'"message":"x","extra":' + b'{"y":' * 200 + b"1" + b"}" * 200
+HARD = {
+    "nested as far as JSON is read": DEEP,
+    "nested in lists": b'"message":"x","extra":' + b"[" * 900 + b"]" * 900,
+    "nested, with a long number": b'"n":12345678901234567890123,' + DEEP,
+    "nested too deeply": b'"message":' + b"[" * 100_000,
+    "half a character": b'"logger":"\\ud800","message":"\\ud800","extra":1',
+    "no JSON": b'"message":"x"x,"extra":1',
+}
+OPTIONS = [
+    {"match": "extra.y~x message~x"},
+    {"match": "extra~x level=warning"},
+    {"drop": ("extra",)},
+    {"fields": ("message",)},
+    {"redact": ("extra", "/[0-9]{16}/")},
+    {"level": 30, "collapse": 1.0},
+    {"sample": 2},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_no_line_is_too_hard_and_none_disappears(options):
+    """Each goes on, or a record stands for it, or it is counted; secrets never pass."""
+    transform = Transform(CommonOptions(**options))
+    for level in ("info", "error", "odd"):
+        lines = [
+            wire_line(1, n, level=level, body=body)
+            for n, body in enumerate(HARD.values())
+        ]
+        out = transform.apply(Batch(lines * 2, b"}\n"), 0.0).lines
+        if "redact" in options or "drop" in options:
+            shown = [line.replace(b'"extra":"[redacted]"', b"") for line in out]
+            assert not any(b'"extra":' in line for line in shown)
+    transform.flush(b"2026-11-29T00:00:00.000000000Z", b"}\n", 9.0, final=True)
+
+
+def test_a_secret_name_with_escaped_letters_is_redacted():
+    """JSON allows any character to be escaped."""
+    escaped = wire_line(1, body=b'"message":"m","p\\u0069n":"1234"')
+    (out,) = Redaction(("pin",)).lines([escaped])
+
+    assert b"1234" not in out
+
+
+def test_a_pattern_redacts_numbers_too():
+    """A number is text in the line; the record's own fixed numbers stay."""
+    body = b'"message":"m","pid":4111111111111111,"card":4111111111111111,"x":[1.5,7]'
+    (out,) = Redaction(("/[0-9]{16}/",)).lines([wire_line(1, body=body)])
+
+    record = orjson.loads(out + b"}")
+    assert record["card"] == "[redacted]"
+    assert (record["pid"], record["x"]) == (4111111111111111, [1.5, 7])
+
+
+LONG_MESSAGES = """
+import resource
+from logagg.abc import Batch
+from logagg.fanout.transforms import Transform
+from logagg.sinks import CommonOptions
+head = b'{"timestamp":"2026-11-29T00:00:00.00000000%dZ","level":"info","worker":"1","seq":1,'
+body = b'"logger":"l","message":"%b"' % (rb"x\\n" * 1_000_000)
+lines = [head % n + body for n in (1, 2)]
+transform = Transform(CommonOptions(collapse=1.0))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert len(transform.apply(Batch(lines, b"}\\n"), 0.0).lines) == 1
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_collapsing_a_long_message_takes_little_memory():
+    """A message of megabytes with escapes in it, as a traceback has many."""
+    assert int(python(LONG_MESSAGES).stdout) < 30_000

@@ -60,9 +60,9 @@ def test_a_killed_consumer_costs_counts_of_one_window_and_no_line(
         killed = time.time()
         support.wait_until(lambda: not support.alive(pid), what="its end")
         before = [orjson.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
-        support.wait_until(lambda: written(5), 20, "numbers of the next consumer")
+        support.wait_until(lambda: written(5), what="numbers of the next consumer")
         stop.touch()
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=90)
         assert (process.returncode, errors) == (0, "")
     support.settled()
 
@@ -83,7 +83,7 @@ def test_without_a_death_the_counts_are_exact(tmp_path: Path) -> None:
     with support.running(SAME, f"file:{path}?collapse=60s", stop, times) as process:
         support.wait_until(support.have(path, 50), what="records")
         stop.touch()
-        process.communicate(timeout=30)
+        process.communicate(timeout=90)
     support.settled()
 
     assert counted(path) == len(orjson.loads(times.read_bytes()))

@@ -2,10 +2,13 @@
 
 import contextlib
 import importlib.metadata
+import inspect
+import re
 import subprocess
 import sys
 
 import msgspec
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,14 +17,15 @@ import logagg.sinks
 from logagg import options
 from logagg.abc import Policy, Sink
 from logagg.errors import ConfigError
-from logagg.sinks import Common, build, known, parse, wrap
+from logagg.fanout.registry import SinkRequest
+from logagg.ipc import paths
+from logagg.sinks import CommonOptions, build, known, parse, wrap
 from logagg.testing import MemorySink
-from logagg.view.color import wants_color
-from logagg_sinks._fileoptions import FileOptions
-from logagg_sinks._naming import safe_name
-from logagg_sinks._rotation import Names, When, cut
-from logagg_sinks._text import Template, visible
-from logagg_sinks.stdout import StreamOptions
+from logagg.text import Template, inline, wants_color
+from logagg_sinks.file.file_options import FileOptions
+from logagg_sinks.file.path_template import safe_name
+from logagg_sinks.file.rotation import Names, When, cut
+from logagg_sinks.stdout import StdoutSink, StreamOptions
 
 
 @pytest.mark.parametrize(
@@ -109,7 +113,7 @@ def test_a_sink_object_gets_the_same_options():
     """wrap() takes Python values and checks them like a URL's."""
     built = wrap(MemorySink(), level=40, policy=Policy.DROP_NEW)
 
-    assert built.common == Common(level=40, policy=Policy.DROP_NEW)
+    assert built.common == CommonOptions(level=40, policy=Policy.DROP_NEW)
     with pytest.raises(ConfigError, match="did you mean 'level'"):
         wrap(MemorySink(), levle=40)
 
@@ -146,61 +150,10 @@ def test_importing_the_face_loads_no_sink():
 # --- reading and writing options ---
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("0", 0),
-        ("4096", 4096),
-        ("50MB", 50_000_000),
-        ("64KiB", 65536),
-        ("1.5 kb", 1500),
-        ("2gib", 2 << 30),
-    ],
-)
-def test_sizes(text, value):
-    """Powers of 1000 and of 1024 are told apart by the i."""
-    assert options.size(text) == value
-
-
-@pytest.mark.parametrize("text", ["", "50M", "MB", "-1", "1 000", "1e3", "50MBB", "1K"])
-def test_what_is_no_size_is_refused(text):
-    """50M is refused since it means one thing here and another there."""
-    with pytest.raises(ValueError, match="a size such as 50MB"):
-        options.size(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [("10", 10), ("0.5", 0.5), ("10s", 10), ("1h30m", 5400), ("250ms", 0.25)],
-)
-def test_durations(text, value):
-    """Plain numbers are seconds."""
-    assert options.duration(text) == pytest.approx(value)
-
-
-@pytest.mark.parametrize("text", ["", "s", "-1", "1h30", "1x", "h1", "1e3", "1h 30m"])
-def test_what_is_no_duration_is_refused(text):
-    """Half-right durations are not guessed at."""
-    with pytest.raises(ValueError, match="a duration such as"):
-        options.duration(text)
-
-
-@given(st.integers(0, 10**15))
-def test_a_size_that_was_written_reads_the_same(value):
-    """Writing loses nothing."""
-    assert options.size(options.size_text(value)) == value
-
-
-@given(st.integers(0, 10**9) | st.floats(0, 1e9))
-def test_a_duration_that_was_written_reads_the_same(value):
-    """Writing loses nothing, whole seconds or not."""
-    assert options.duration(options.duration_text(value)) == pytest.approx(value)
-
-
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters=","), min_size=1)
 NAMES = st.lists(TEXTS.map(str.strip).filter(bool), max_size=3).map(tuple)
 COMMON = st.builds(
-    Common,
+    CommonOptions,
     level=st.integers(0, 999_999),
     match=st.text(st.characters(codec="utf-8")),
     fields=NAMES,
@@ -214,12 +167,17 @@ COMMON = st.builds(
 )
 
 
+def made(kind, texts):
+    """Options from texts, as a sink's URL gives them to its constructor."""
+    return options.make(kind, options.from_texts(kind, texts, what="sink"), what="sink")
+
+
 @given(COMMON)
 def test_options_survive_the_way_to_a_url_and_back(common):
     """Whatever the texts hold, reading what was written gives the same options."""
     url = parse("file:app.log?" + options.query(common))
 
-    assert options.convert(Common, url.options, what="sink") == common
+    assert made(CommonOptions, url.options) == common
 
 
 @given(
@@ -238,22 +196,22 @@ def test_the_options_of_a_file_survive_the_way_to_a_url_and_back(found):
     """Sizes, durations, modes and enums come back as they were."""
     url = parse("file:app.log?" + options.query(found))
 
-    assert options.convert(FileOptions, url.options, what="sink") == found
+    assert made(FileOptions, url.options) == found
 
 
 @given(st.dictionaries(st.sampled_from(StreamOptions.__struct_fields__), st.text()))
 def test_any_text_is_read_or_refused_with_a_config_error(values):
     """No value of an option raises anything else."""
     with contextlib.suppress(ConfigError):
-        found = options.convert(StreamOptions, values, what="sink stdout:")
+        found = made(StreamOptions, values)
         assert isinstance(found, StreamOptions)
 
 
 def test_every_option_has_its_line_in_the_docstring():
     """The docstring of a struct of options names each of them."""
-    for kind in (Common, FileOptions, StreamOptions):
+    for kind in (CommonOptions, FileOptions, StreamOptions):
         for field in msgspec.structs.fields(kind):
-            assert f"\n        {field.name}: " in (kind.__doc__ or ""), field.name
+            assert f"\n    {field.name}: " in (inspect.getdoc(kind) or ""), field.name
 
 
 # --- pure parts of the file sink ---
@@ -308,7 +266,7 @@ def test_safe_names_are_safe_and_different(one, other):
 @given(st.text(st.characters(codec=None)))
 def test_visible_text_is_one_harmless_line(text):
     """Nothing that a terminal acts on and no line break is left."""
-    shown = visible(text)
+    shown = inline(text)
 
     assert len(shown.splitlines()) <= 1
     assert not any(ord(char) < 32 or 127 <= ord(char) < 160 for char in shown)
@@ -336,6 +294,68 @@ def test_any_record_is_one_line_of_text(record):
     assert len(text.splitlines()) == 1
 
 
+WORD = r'"(?:[^"\\]|\\.)*"|[^\s"=\\]+'
+LINE = re.compile(
+    rf"(\S+) (\S+) +({WORD})? ({WORD})?: ((?:[^=\\]|\\.)*?)((?: (?:{WORD})=(?:{WORD}))*)"
+)
+
+
+def word(text):
+    return orjson.loads(text) if text.startswith('"') else text
+
+
+def parsed(line):
+    """A line of the text format taken apart again: worker, logger, message, extras."""
+    found = LINE.fullmatch(line.removesuffix("\n"))
+    assert found, line
+    pairs = re.findall(rf" ({WORD})=({WORD})", found[6])
+    message = re.sub(
+        r"\\(x..|u....|.)",
+        lambda escape: {"n": "\n", "t": "\t", "r": "\r"}.get(
+            escape[1],
+            escape[1] if len(escape[1]) == 1 else chr(int(escape[1][1:], 16)),
+        ),
+        found[5],
+    )
+    texts = [word(text) for text in found.group(3, 4)]
+    return (
+        *texts,
+        message,
+        {word(key): value for key, value in pairs},
+    )
+
+
+TEXT = st.text('ab=\\"\n\x9b: |', min_size=1, max_size=8).map(lambda text: f"a{text}a")
+
+
+@given(TEXT, TEXT, TEXT, st.dictionaries(TEXT, st.just(1), max_size=3))
+def test_a_line_of_text_is_read_back_as_it_was(worker, logger, message, extras):
+    """No text can pass for another field: what was written is all that can be read."""
+    record = {
+        "timestamp": "2026-11-25T01:00:00.000000000Z", "level": "info",
+        "worker": worker, "seq": 1, "logger": logger, "message": message, **extras,
+    }  # fmt: skip
+    line = Template().render(record)
+
+    assert parsed(line) == (worker, logger, message, dict.fromkeys(extras, "1"))
+
+
+@pytest.mark.parametrize(
+    ("template", "record", "line"),
+    [
+        ("{message} {extra}", {"message": "x user=root"}, r"x user\=root"),
+        ("{message}", {"message": r"C:\new=1"}, r"C:\\new=1"),
+        ("user={user} {message}", {"user": "a b", "message": "="}, r'user="a b" \='),
+        ("{message}", {"message": "    | forged"}, r"\x20   | forged"),
+        ("{logger}: {message}", {"logger": "a: b", "message": "c"}, '"a: b": c'),
+        ("{extra}", {"a=1 b": 2, "k\\": 3}, r'"a=1 b"=2 "k\\"=3'),
+    ],
+)
+def test_text_that_would_pass_for_a_field_or_a_line_is_escaped(template, record, line):
+    """Backslash, equals sign, quoted words and the gutter."""
+    assert Template(template).render(record) == line + "\n"
+
+
 COLORS = [
     ("always", {"NO_COLOR": "1"}, False, True),
     ("never", {"FORCE_COLOR": "1"}, True, False),
@@ -358,3 +378,45 @@ def test_color_follows_the_flag_the_environment_and_the_terminal(
 ):
     """The first rule that speaks decides."""
     assert wants_color(flag, environ, terminal) is wanted
+
+
+# --- sinks of other authors ---
+
+
+class _BannerSink(StdoutSink):
+    """A console sink as another author would write it, for `banner+stderr:`."""
+
+    scheme = "banner"
+
+
+@pytest.fixture
+def banner(monkeypatch):
+    """Register the sink as the distribution of another author would."""
+    entry = importlib.metadata.EntryPoint("banner", "banner:BannerSink", "logagg.sinks")
+    monkeypatch.setattr(type(entry), "load", lambda entry: _BannerSink)
+    monkeypatch.setattr(logagg.sinks, "known", lambda: {"banner": entry})
+
+
+def test_a_console_sink_of_another_author_gets_the_stream_of_the_process(banner):
+    """It writes to the stderr of the process that wants it, not the consumer's."""
+    sink = SinkRequest("banner+stderr:", [1, 2]).build().sink
+    assert isinstance(sink, _BannerSink)
+    assert sink.fd == 2
+    assert sink.interactive
+
+
+@pytest.mark.parametrize(
+    ("scheme", "stream", "file"),
+    [
+        ("stdout", 0, False),
+        ("stderr", 1, False),
+        ("banner+stdout", 0, False),
+        ("loki+http", None, False),
+        ("file", None, True),
+        ("parquet+file", None, True),
+    ],
+)
+def test_a_schemes_end_names_its_transport(scheme, stream, file):
+    """What is known of `stdout`, `stderr` and `file` holds for every sink on them."""
+    assert paths.stream_of(scheme) == stream
+    assert paths.is_file(scheme) is file

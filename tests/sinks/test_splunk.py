@@ -6,13 +6,17 @@ import asyncio
 import socket
 from decimal import Decimal
 from json import JSONDecoder
+from types import SimpleNamespace
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from logagg.sinks import build
 from logagg.testing import check_sink, make_batch, make_line
-from logagg_sinks._health import State
+from logagg_sinks.delivery.batching import Item
+from logagg_sinks.delivery.condition import SinkState
 
 SCHEME = "splunk+"
 
@@ -82,6 +86,36 @@ class Collector:
         return [event["event"]["seq"] for event in self.events]
 
 
+@given(
+    st.lists(
+        st.dictionaries(st.text(max_size=40), st.text() | st.integers(), max_size=9),
+        max_size=4,
+    )
+)
+def test_whatever_is_in_a_record_its_event_is_valid(records):
+    """The collector reads one event a record, with its time, and flat fields of text."""
+    sink = build("splunk+http://h?index=main").sink
+    lines = [
+        make_line(number, **{f"x{name}": value for name, value in fields.items()})
+        for number, fields in enumerate(records)
+    ]
+    items = []
+    for number, line in enumerate(lines):
+        data, group, size = sink.target.encode(line + b"}")
+        items.append(Item(number, line, data, group, size))
+    judge = Collector(SimpleNamespace(Answer=lambda *found: found))
+    body = sink.target.body(items)
+    seen = SimpleNamespace(
+        method="POST", path="/services/collector/event", headers={}, body=body
+    )
+
+    assert judge(seen)[0] == 200
+    assert judge.seqs == list(range(len(records)))
+    for number, event in enumerate(judge.events):
+        assert event["time"] == Decimal(1795568400) + Decimal(number) / 1000
+        assert {f"x{name}" for name in records[number]} <= event["event"].keys()
+
+
 @pytest.fixture
 def collector(target, tools):
     """A collector."""
@@ -132,7 +166,7 @@ def test_a_bad_event_is_taken_out(collector, make, tools, target, bad, naps):
 
 def test_a_400_without_a_number_is_dead(collector, make, tools, target):
     """A refusal that names no event ends in the dead letters: it cannot be halved."""
-    target.script = [tools.Answer(400, b'{"text":"Incorrect index","code":7}')]
+    target.script = [tools.Answer(400, b'{"text":"Invalid data format","code":6}')]
     sink = make()
     tools.send(sink, make_batch(3))
 
@@ -152,7 +186,7 @@ def test_a_bad_token_suspends(collector, make, tools, target, status):
     sink.sleep = nap
     tools.send(sink, make_batch(2))
 
-    assert states == [State.SUSPENDED]
+    assert states == [SinkState.SUSPENDED]
     assert collector.seqs == [0, 1]
 
 
@@ -199,6 +233,57 @@ def test_what_is_never_acknowledged_is_sent_again(collector, make, tools, target
     assert sink.counters["acked"] == 2
 
 
+@pytest.mark.parametrize(
+    "path", ["/prefix/services/collector/event", "/services/collector/event/1.0"]
+)
+def test_acknowledgement_goes_where_the_records_go(
+    collector, tools, target, sink_to, monkeypatch, path
+):
+    """Behind a prefix, and with the token in the query, the question gets there too."""
+    monkeypatch.setenv("HEC", "a-token")
+
+    def judge(seen):
+        assert seen.query == {"token": "a-token"}
+        if seen.path.endswith("/ack"):
+            assert seen.path == path.partition("/event")[0] + "/ack"
+            return collector.acknowledge(seen)
+        assert seen.path == path
+        collector.acks[0] = 0
+        return collector.answer(200, code=0, ackId=0)
+
+    target.default = judge
+    sink = sink_to(f"splunk+{target.url}{path}", "ack=true&query.token=env:HEC")
+    tools.send(sink, make_batch(2))
+
+    assert [seen.path.rpartition("/")[2] for seen in target.seen][1:] == ["ack"]
+    assert sink.counters["acked"] == 2
+
+
+def test_a_refused_question_sends_nothing_twice(collector, make, tools, target):
+    """The batch is there: only the question is put again, slowly, with an alarm."""
+    refusals = [(404, b""), (400, b'{"text":"ACK is disabled","code":14}'), (403, b"")]
+
+    def judge(seen):
+        if seen.path.endswith("/ack") and refusals:
+            return tools.Answer(*refusals.pop(0))
+        return collector(seen)
+
+    target.default = judge
+    states = []
+    sink = make("ack=true&ack_interval=1s")
+
+    async def nap(seconds):
+        if seconds != 1:
+            states.append((sink.health().state, seconds))
+
+    sink.sleep = nap
+    tools.send(sink, make_batch(2))
+
+    assert collector.seqs == [0, 1]
+    assert states == [(SinkState.SUSPENDED, 30)] * 3
+    assert sink.counters["acked"] == 2
+
+
 def test_a_token_without_acknowledgement_suspends(make, tools, target):
     """`ack=true` with a token that has none is said, not waited for."""
     target.default = tools.Answer(200, b'{"text":"Success","code":0}')
@@ -208,7 +293,7 @@ def test_a_token_without_acknowledgement_suspends(make, tools, target):
         sink.sleep = lambda _: asyncio.sleep(3600)
         async with tools.opened(sink):
             await sink.write(make_batch(1))
-            await tools.until(lambda: sink.health().state is State.SUSPENDED)
+            await tools.until(lambda: sink.health().state is SinkState.SUSPENDED)
             assert "acknowledgement" in sink.health().last_error
 
     asyncio.run(asyncio.wait_for(main(), 30))

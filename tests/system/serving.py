@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +15,9 @@ from typing import Any
 
 import support
 
-LOGAGG = [sys.executable, "-c", "from logagg.cli import main; main()"]
+from logagg.platform.packets import packet_socket
+
+LOGAGG = [sys.executable, "-c", "from logagg.cli.main import main; main()"]
 
 FLOOD = (
     support.PREAMBLE
@@ -49,7 +50,7 @@ class Serve:
         support.wait_until(lambda: self._answers() or self.process.poll() is not None)
 
     def _answers(self) -> bool:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+        with packet_socket() as probe:
             try:
                 probe.connect(self.socket)
             except OSError:
@@ -64,7 +65,7 @@ class Serve:
     def logs(self, who: str, count: int) -> None:
         """Run such a program to its end."""
         process = self.flood(who, count)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=90)
         assert process.returncode == 0, errors
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
@@ -90,7 +91,7 @@ class Serve:
         """Send a signal to it."""
         self.process.send_signal(number)
 
-    def stop(self, timeout: float = 30.0) -> int:
+    def stop(self, timeout: float = 90.0) -> int:
         """End it, and return its exit status."""
         self.process.terminate()
         return self.process.wait(timeout)

@@ -1,12 +1,22 @@
 """The clock: steps, freezing, and one time for all processes."""
 
 import subprocess
+import sys
 
 import pytest
 import support
-from support import BASIC, events, python, records, running, settled, wait_until
+from support import (
+    BASIC,
+    events,
+    python,
+    records,
+    running,
+    settled,
+    spool_files,
+    wait_until,
+)
 
-from logagg import clock
+from logagg.ipc import clock
 
 pytestmark = pytest.mark.slow  # many real processes, some seconds each
 
@@ -30,9 +40,9 @@ def test_the_log_reads_as_wall_time(tmp_path):
     settled()
 
     (line,) = [each for each in support.lines(path) if b'"logger":"app"' in each]
-    from logagg import wire
+    from logagg.core.line import key_ns
 
-    assert before - 50_000_000 < wire.key_ns(line) < after + 50_000_000
+    assert before - 50_000_000 < key_ns(line) < after + 50_000_000
 
 
 def test_all_processes_of_a_consumer_have_one_clock_even_after_its_death(tmp_path):
@@ -100,3 +110,50 @@ def test_a_suspended_worker_is_waited_for_no_longer_than_the_window(tmp_path):
 
     found = [each["n"] for each in records(path) if each["who"] == "b"]
     assert found == list(range(600))
+
+
+AHEAD = (
+    BASIC
+    + """
+for n in range(50):
+    log.info("x", extra={"who": "a", "n": n})
+print("up", flush=True)
+sys.stdin.readline()
+for n in range(50, 100):
+    log.info("x", extra={"who": "a", "n": n})
+"""
+)
+
+
+@pytest.mark.parametrize("attached", [True, False])
+def test_records_from_before_a_step_back_are_no_less_records(tmp_path, attached):
+    """The next consumer follows the wall clock back: what it gets lies in its future."""
+    path = tmp_path / "app.log"
+    socket = tmp_path / "socket"
+    serve = [sys.executable, "-m", "logagg", "serve", f"--socket={socket}"]
+    serve += ["--sink", f"file:{path}"]
+    env = {**support.os.environ, "LOGAGG_SOCKET": str(socket)}
+    ahead = {**env, "LOGAGG_FAILPOINT": "wall:add=3600@1"}
+    first = subprocess.Popen(serve, env=ahead) if attached else None
+    if first is not None:
+        wait_until(socket.exists)
+    with running(AHEAD, path, env=ahead, stdin=subprocess.PIPE) as worker:
+        assert worker.stdout.readline() == "up\n"
+        if first is not None:
+            wait_until(support.have(path, 50))
+            first.kill()
+            first.wait()
+            (tmp_path / "socket.lock").unlink()
+        worker.stdin.write("\n")
+        worker.stdin.close()
+        assert worker.wait(60) == 0
+    last = subprocess.Popen(serve, env=env)
+    try:
+        wait_until(support.have(path, 100), 60)
+    finally:
+        last.terminate()
+        last.wait()
+
+    support.assert_complete(records(path), {"a": 100})
+    assert not events("damaged", path)
+    assert not spool_files()

@@ -71,6 +71,7 @@ def server() -> Iterator[Server]:
         thread.join(5)
 
 
+@pytest.mark.slow
 def test_all_well_is_said_line_by_line(tmp_path: Path, server: Server) -> None:
     """The file, each table, each target; status 0; no file made, no record sent."""
     port = server.server_port
@@ -95,11 +96,11 @@ def test_a_target_is_asked_as_the_sink_would_speak_to_it(
     url = f"loki+http://127.0.0.1:{server.server_port}"
     (tmp_path / "logagg.toml").write_text(f'sinks = ["{url}?token=env:SECRET"]\n')
 
-    done = check(tmp_path, SECRET="hunter22")
+    done = check(tmp_path, "--config", "logagg.toml", SECRET="hunter22")
     assert (done.returncode, states(done)[f"sink {url}"]) == (0, "ok")
     assert "GET /ready: 200 OK" in done.stdout
     server.status = 401
-    done = check(tmp_path, SECRET="hunter22")
+    done = check(tmp_path, "--config", "logagg.toml", SECRET="hunter22")
     assert (done.returncode, states(done)[f"sink {url}"]) == (1, "down")
     assert "401 Unauthorized: the secret is refused" in done.stdout
     assert server.heard == ["GET /ready 0 Bearer hunter22"] * 2
@@ -137,6 +138,7 @@ def test_a_target_that_does_not_answer_is_down(tmp_path: Path) -> None:
     assert f"down  sink http://127.0.0.1:{port}/" in done.stdout
 
 
+@pytest.mark.slow
 def test_tls_is_tried(tmp_path: Path, server: Server) -> None:
     """A server without TLS is no target for https."""
     port = server.server_port

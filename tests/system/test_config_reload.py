@@ -34,7 +34,7 @@ def test_sinks_come_and_go_under_load_without_losing_a_record(tmp_path: Path) ->
         configure(tmp_path, "file:stay.log", "file:new.log")
         serve.signal(signal.SIGHUP)
         support.wait_until(support.have(tmp_path / "new.log", 100))
-        sender.communicate(timeout=60)
+        sender.communicate(timeout=90)
         status = serve.status()
         assert serve.stop() == 0
 
@@ -58,7 +58,7 @@ def test_a_sink_with_other_options_takes_over_its_file(tmp_path: Path) -> None:
         for level in ("debug", "info", "0"):
             configure(tmp_path, f"file:app.log?level={level}")
             assert serve.run("reload", "--socket", serve.socket).returncode == 0
-        sender.communicate(timeout=60)
+        sender.communicate(timeout=90)
         assert serve.stop() == 0
 
     assert lines_of(tmp_path / "app.log", "a") == list(range(8_000))
@@ -91,6 +91,31 @@ def test_a_bad_configuration_is_refused_in_one_line_and_the_old_one_stays(
     assert all(line.startswith("logagg: not reloaded: ") for line in said)
     assert lines_of(tmp_path / "app.log", "b") == list(range(100))
     assert not (tmp_path / "other.log").exists()
+
+
+@pytest.mark.parametrize("text", ["", "sinks = []\n", None])
+def test_a_configuration_without_sinks_is_refused(
+    tmp_path: Path, text: str | None
+) -> None:
+    """Emptied or removed by mistake: what is in force is not replaced by stdout."""
+    configure(tmp_path, "file:app.log")
+    path = tmp_path / "logagg.toml"
+    with serving(tmp_path) as serve:
+        serve.logs("a", 10)
+        if text is None:
+            path.unlink()
+        else:
+            path.write_text(text)
+        done = serve.run("reload", "--socket", serve.socket)
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert "names no sinks" in done.stderr
+        serve.logs("b", 10)
+        assert serve.stop() == 0
+
+    assert lines_of(tmp_path / "app.log", "b") == list(range(10))
+    (refused,) = support.events("reload_refused", tmp_path / "app.log")
+    assert refused["level"] == "error"
 
 
 def test_all_or_nothing_when_a_new_sink_cannot_be_opened(tmp_path: Path) -> None:

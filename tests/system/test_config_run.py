@@ -57,7 +57,6 @@ def test_workers_and_sinks_come_from_the_file(tmp_path: Path) -> None:
                 (tmp_path / "a.log").exists()
                 and {"1", "2"} <= {e["worker"] for e in whole(tmp_path / "a.log")}
             ),
-            20,
         )
 
 
@@ -74,12 +73,12 @@ def test_a_reload_changes_the_sinks_and_loses_nothing(tmp_path: Path) -> None:
         'sinks = ["file:a.log"]\n[run]\nworkers = 1\n'
     )
     with run(tmp_path) as process:
-        support.wait_until(support.have(tmp_path / "a.log", 50), 20)
+        support.wait_until(support.have(tmp_path / "a.log", 50))
         (tmp_path / "logagg.toml").write_text(
             'sinks = ["file:b.log"]\n[run]\nworkers = 1\n'
         )
         assert reload(process, tmp_path)[0] == 0
-        support.wait_until(support.have(tmp_path / "b.log", 50), 20)
+        support.wait_until(support.have(tmp_path / "b.log", 50))
 
     numbers: dict[object, list[int]] = {}
     for each in support.records(tmp_path / "a.log", tmp_path / "b.log"):
@@ -98,14 +97,14 @@ def test_a_bad_configuration_is_refused_before_a_worker_is_replaced(
         'sinks = ["file:a.log"]\n[run]\nworkers = 1\n'
     )
     with run(tmp_path) as process:
-        support.wait_until(support.have(tmp_path / "a.log", 10), 20)
+        support.wait_until(support.have(tmp_path / "a.log", 10))
         before = whole(tmp_path / "a.log")[-1]["pid"]
         (tmp_path / "logagg.toml").write_text('sinks = ["fiel:b.log"]\n')
         status, said = reload(process, tmp_path)
         assert status == 1
         assert "did you mean 'file'" in said
         count = len(whole(tmp_path / "a.log"))
-        support.wait_until(support.have(tmp_path / "a.log", count + 20), 20)
+        support.wait_until(support.have(tmp_path / "a.log", count + 20))
         pids = {e["pid"] for e in whole(tmp_path / "a.log") if "n" in e}
         assert pids == {before}
 

@@ -12,7 +12,7 @@ import support
 from harness import Fleet, fresh_record, plugin_path
 from support import have, stopped, wait_until
 
-from logagg.service import ask
+from logagg.ipc.consumer_client import status
 
 pytestmark = pytest.mark.slow  # many real processes, some seconds each
 
@@ -35,7 +35,7 @@ def serving(path, socket, limit=None, **env):
                 consumer.terminate()
 
 
-@pytest.mark.parametrize("point", ["torn", "park"])
+@pytest.mark.parametrize("point", ["torn", "spool"])
 def test_a_worker_killed_while_it_leaves_a_full_pipe_loses_no_finished_record(
     tmp_path, point
 ):
@@ -51,7 +51,7 @@ def test_a_worker_killed_while_it_leaves_a_full_pipe_loses_no_finished_record(
         other.progress(100)
         victim.progress(1)
         with stopped(support.consumer()):
-            wait_until(lambda: victim.ended, 15, "the worker's death")
+            wait_until(lambda: victim.ended, what="the worker's death")
         other.progress(100)
         other.stop()
         other.join()
@@ -87,12 +87,12 @@ def test_a_worker_killed_as_the_elected_one_leaves_a_consumer_behind(tmp_path):
 def test_a_spool_that_refuses_costs_counted_records_only(tmp_path):
     """ENOSPC for one record: it is dropped and counted, the next ones are parked."""
     path = tmp_path / "app.log"
-    env = {"LOGAGG_FAILPOINT": "park:errno=28@3"}
+    env = {"LOGAGG_FAILPOINT": "spool:errno=28@3"}
     with Fleet(path, workers=1, count=10_000, size=500, env=env, wait=True) as fleet:
         fleet.ready()
         with stopped(support.consumer()):
             fleet.go()
-            wait_until(lambda: fleet.returned == 10_000, 20, "the last call")
+            wait_until(lambda: fleet.returned == 10_000, what="the last call")
         (err,) = fleet.join()
 
     verdict = fleet.judge().require(complete=False)
@@ -160,10 +160,10 @@ def test_a_kill_before_a_taken_segment_is_removed_leaves_each_record_once(tmp_pa
         first = support.consumer()
         with stopped(first):
             fleet.go()
-            wait_until(lambda: fleet.returned == 40_000, 20, "the last call")
+            wait_until(lambda: fleet.returned == 40_000, what="the last call")
             assert support.spool_files()
         fleet.join()
-        wait_until(lambda: not support.alive(first), 10, "the failpoint's kill")
+        wait_until(lambda: not support.alive(first), what="the failpoint's kill")
 
     fresh_record(path)  # the kill may come behind the workers' end: the next start
     fleet.judge().require()
@@ -179,7 +179,7 @@ def test_what_was_parked_stays_on_disk_until_it_is_written(tmp_path):
     assert len(parked) == 3
 
     def tried():
-        (sink,) = ask(socket)["sinks"]
+        (sink,) = status(socket)["sinks"]
         return sink["offered"] >= 1200 and sink["retries"] >= 3
 
     with serving(path, socket, limit=100) as consumer:
@@ -219,10 +219,10 @@ def test_a_kill_at_each_moment_of_the_file_leaves_each_record_once(tmp_path, mom
         fleet.ready()
         first = support.consumer()
         fleet.go()
-        wait_until(lambda: not support.alive(first), 20, "the failpoint's kill")
+        wait_until(lambda: not support.alive(first), what="the failpoint's kill")
         fleet.progress(1000)
         if "max_bytes" in options:
-            wait_until(lambda: len(support.rotated(path)) > 10, 20, "ten rotations")
+            wait_until(lambda: len(support.rotated(path)) > 10, what="ten rotations")
         fleet.stop()
         fleet.join()
 
@@ -242,11 +242,11 @@ def test_a_kill_in_the_middle_of_a_write_leaves_no_torn_line(tmp_path):
         # The kernel takes the part of a write up to here: not where a line ends.
         resource.prlimit(first, resource.RLIMIT_FSIZE, (50_001, -1))
         fleet.go()
-        wait_until(lambda: not support.alive(first), 10, "the failpoint's kill")
+        wait_until(lambda: not support.alive(first), what="the failpoint's kill")
         fleet.join()
 
     verdict = fleet.judge().require(longest=1.5)
-    assert [each["event"] for each in verdict.events].count("torn") == 1
+    assert [each["event"] for each in verdict.events].count("truncated_line") == 1
 
 
 def test_a_slow_sink_is_waited_for_when_the_service_is_asked_to_end(tmp_path):

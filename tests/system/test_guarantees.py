@@ -1,4 +1,4 @@
-"""README's table of guarantees: each death under each setting, cell by cell.
+"""The table of guarantees in the manual: each death under each setting, cell by cell.
 
 Cells that a test of their own backs elsewhere are not repeated: ends of a worker in
 test_worker_death, of the consumer in test_consumer_death and test_failpoints, full
@@ -49,7 +49,7 @@ def test_the_death_of_a_worker_and_then_of_the_consumer_loses_nothing(
         fleet.progress(300)
         wait_until(lambda: path.exists() and numbers(path, "r0"), what="its records")
         fleet.kill(0)
-        wait_until(lambda: b'"event":"worker_exit"' in path.read_bytes(), 40, "news")
+        wait_until(lambda: b'"event":"worker_exit"' in path.read_bytes(), what="news")
         kill_consumer()
         fleet.progress(300)
         grown(path)
@@ -82,7 +82,9 @@ def test_the_death_of_a_consumer_that_stood_still_costs_what_the_policy_says(
         fleet.join()
 
     verdict = fleet.judge()
-    verdict.require(complete=overflow != "drop_new", longest=1.5)
+    # A call that blocks lasts as long as the consumer stands still, which this test decides.
+    longest = None if overflow == "block" else 1.5
+    verdict.require(complete=overflow != "drop_new", longest=longest)
     assert bool(verdict.missing) is (overflow == "drop_new")
 
 
@@ -95,7 +97,7 @@ def test_drops_are_told_once_although_the_consumer_dies(tmp_path):
             wait_until(have(path, 1))
             with support.stopped(support.consumer()):
                 fleet.progress(12_000)
-            wait_until(lambda: b'"event":"dropped"' in path.read_bytes(), 40, "news")
+            wait_until(lambda: b'"event":"dropped"' in path.read_bytes(), what="news")
             kill_consumer()
             grown(path)
         fleet.stop()
@@ -229,7 +231,7 @@ def test_what_is_not_acknowledged_takes_bounded_memory_of_a_worker(tmp_path):
         pid = fleet.processes[0].pid
         before = support.peak_memory_bytes(pid)
         fleet.go()
-        wait_until(lambda: fleet.returned == 30_000, 30, "the last call")
+        wait_until(lambda: fleet.returned == 30_000, what="the last call")
         assert support.peak_memory_bytes(pid) - before < 48 * 1024 * 1024
         assert support.spool_files()
         consumer = support.consumer()
@@ -244,7 +246,7 @@ def test_the_death_of_all_leaves_what_was_parked_to_the_next_start(tmp_path):
     with Fleet(path, workers=2, count=10**9, rate=3000, size=500) as fleet:
         fleet.progress(500)
         with support.stopped(support.consumer()):
-            wait_until(lambda: len(support.spool_files()) == 2, 20, "the spool")
+            wait_until(lambda: len(support.spool_files()) == 2, what="the spool")
             fleet.progress(500)
             for number in range(2):
                 fleet.kill(number)

@@ -15,9 +15,12 @@ import support
 from harness import Fleet, besieged
 from support import BASIC, python, records, running, settled, wait_until
 
-from logagg import address
+from logagg.ipc import paths
 
-pytestmark = pytest.mark.slow  # many real processes, some seconds each
+pytestmark = [
+    pytest.mark.slow,  # many real processes, some seconds each
+    support.linux_form,  # it speaks packets of that kind itself
+]
 
 
 @pytest.fixture
@@ -28,10 +31,12 @@ def scene(tmp_path):
 
 
 def test_the_socket_is_private(scene):
-    """Mode 0600 in a directory with mode 0700."""
+    """Mode 0600 in a directory with mode 0700, and so is all that lies beside it."""
     assert stat.S_IMODE(os.stat(scene.socket).st_mode) & 0o077 == 0
     folder = os.path.dirname(scene.socket)
     assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
+    for each in Path(folder).iterdir():
+        assert stat.S_IMODE(each.stat().st_mode) & 0o077 == 0, each.name
     scene.judge()
 
 
@@ -107,7 +112,7 @@ def test_hellos_with_bad_values_harm_nobody(scene):
         os.close(write)
         connection.close()
     wait_until(
-        lambda: len(scene.status()["workers"]) == 1, timeout=30, what="their departure"
+        lambda: len(scene.status()["workers"]) == 1, timeout=90, what="their departure"
     )
 
     assert os.path.exists("/etc/passwd")
@@ -119,7 +124,7 @@ def test_a_refused_hello_has_changed_nothing(scene, kind):
     """Its worker is not waited for, it holds nobody, its descriptors are gone."""
     descriptors = support.descriptors(scene.consumer)
     refused = scene.status()["refused"]
-    folder = address.spool_dir(address.identifier_of(scene.socket))
+    folder = paths.spool_dir(paths.identifier_of(scene.socket))
     parked = Path(folder, f"{os.getpid()}-e-1.spool")
     parked.touch()
     segment = {"segment": str(parked), "first": 1}
@@ -179,7 +184,7 @@ def test_packets_behind_a_good_hello_may_be_anything(scene):
                 os.write(write, b"x\n")
             os.close(write)
     wait_until(
-        lambda: len(scene.status()["workers"]) == 1, timeout=30, what="their departure"
+        lambda: len(scene.status()["workers"]) == 1, timeout=90, what="their departure"
     )
 
     scene.judge()
@@ -296,25 +301,25 @@ def test_another_user_is_refused_by_what_the_kernel_says(scene):
 def test_no_pickle_is_ever_loaded_by_the_service():
     """Nothing that reads bytes of others knows pickle, marshal or shelve."""
     code = (
-        "import sys, logagg.consumer, logagg.reception, logagg.intake\n"
+        "import sys, logagg.consumer.consumer, logagg.consumer.listener, logagg.consumer.worker_source\n"
         "import asyncio\n"
         "print([m for m in ('_pickle', 'pickle', 'marshal', 'shelve') "
-        "if m in vars(logagg.consumer) or m in vars(logagg.reception) "
-        "or m in vars(logagg.intake)])"
+        "if m in vars(logagg.consumer.consumer) or m in vars(logagg.consumer.listener) "
+        "or m in vars(logagg.consumer.worker_source)])"
     )
     assert python(code).stdout == "[]\n"
 
 
-def test_a_directory_that_others_may_enter_is_refused_with_the_remedy(tmp_path):
-    """A runtime directory with wrong rights: one clear error that says what to do."""
-    folder = os.path.join(os.environ["XDG_RUNTIME_DIR"], "logagg")
-    os.mkdir(folder)
-    os.chmod(folder, 0o777)
+def test_a_directory_that_others_may_enter_keeps_nobody_from_logging(tmp_path):
+    """A runtime directory with wrong rights is not used, and nothing is lost by it."""
+    folder = Path(os.environ["XDG_RUNTIME_DIR"], "logagg")
+    folder.mkdir()
+    folder.chmod(0o777)
 
-    done = python(BASIC + "log.info('x')", tmp_path / "app.log", status=1)
+    python(BASIC + "log.info('x')", tmp_path / "app.log")
 
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.endswith(f"chmod 700 {folder}")
+    wait_until(support.have(tmp_path / "app.log", 1))
+    assert not list(folder.iterdir())
 
 
 def test_a_planted_socket_that_answers_nothing_delays_no_call(tmp_path):
@@ -326,7 +331,7 @@ def test_a_planted_socket_that_answers_nothing_delays_no_call(tmp_path):
         listener.listen(1)
         env = {"LOGAGG_SOCKET": str(planted)}
         with Fleet(path, workers=2, count=3000, env=env, close=False) as fleet:
-            wait_until(lambda: fleet.ended, 30, "the producers' ends")
+            wait_until(lambda: fleet.ended, what="the producers' ends")
     assert max(each.longest for each in fleet.sent()) < 1.5
 
 
@@ -336,8 +341,8 @@ def test_a_planted_lock_that_is_never_released_delays_no_call(tmp_path):
     path = tmp_path / "app.log"
     code = """\
 import fcntl, os, sys
-from logagg import address
-path = address.socket_path(address.identity([sys.argv[1]]))
+from logagg.ipc import paths
+path = paths.socket_path(paths.identity([sys.argv[1]]))
 lock = os.open(path + ".lock", os.O_RDWR | os.O_CREAT, 0o600)
 fcntl.flock(lock, fcntl.LOCK_EX)
 print(path, flush=True)

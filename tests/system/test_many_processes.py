@@ -86,7 +86,7 @@ def test_processes_that_name_the_file_differently_share_it(tmp_path):
         for i, name in enumerate(names)
     ]
     for each in started:
-        assert each.communicate(timeout=30)[1] == ""
+        assert each.communicate(timeout=90)[1] == ""
     settled()
 
     found = records(tmp_path / "logs" / "a.log")
@@ -110,7 +110,7 @@ def test_rotation_under_four_writers_loses_and_splits_nothing(tmp_path):
     path = tmp_path / "app.log"
     started = [support.start(ROTATING, path, f"w{i}", 1000, 20_000) for i in range(4)]
     for each in started:
-        assert each.communicate(timeout=60)[1] == ""
+        assert each.communicate(timeout=90)[1] == ""
     settled()
 
     files = rotated(path)
@@ -131,7 +131,7 @@ def test_fifty_thousand_records_of_each_of_four_stand_once_in_order(tmp_path):
     ]
     for each in started:
         assert each.communicate(timeout=200)[1] == ""
-    settled(30)
+    settled(90)
 
     files = rotated(path)
     assert_complete(records(*files), {f"w{i}": 50_000 for i in range(4)})
@@ -162,7 +162,7 @@ def test_two_hundred_short_lived_children_all_arrive(tmp_path):
     """A child that logs one record and vanishes at once loses nothing."""
     path = tmp_path / "app.log"
 
-    done = python(SHORT, path, timeout=60)
+    done = python(SHORT, path, timeout=90)
 
     assert done.stderr == ""
     settled()
@@ -245,7 +245,7 @@ def test_cause_stands_before_effect_twenty_thousand_times(tmp_path):
 
     python(PING_PONG, path, 10_000, timeout=200)
 
-    settled(30)
+    settled(90)
     judge_ping_pong(path, 10_000)
 
 
@@ -301,7 +301,7 @@ EXIT = BASIC + "log.info('x')\nos.kill(os.getpid(), signal.SIGKILL)\n"
 
 
 def test_each_worker_that_leaves_is_told_of_once(tmp_path):
-    """One notice a worker: who, how many records, whether it said goodbye."""
+    """One event a worker: which, how many records, and more if it was killed."""
     path = tmp_path / "app.log"
     python(NUMBERS, path, "w", 3)
     python(EXIT, path, status=-9)
@@ -309,8 +309,9 @@ def test_each_worker_that_leaves_is_told_of_once(tmp_path):
 
     told = events("worker_exit", path)
     assert len(told) == 2
-    good, bad = sorted(told, key=lambda each: not each["goodbye"])
-    assert (good["goodbye"], good["last_seq"], good["records"]) == (True, 3, 3)
+    good, bad = sorted(told, key=lambda each: "goodbye" in each)
+    assert (good["level"], good["records"]) == ("debug", 3)
+    assert (bad["level"], "SIGKILL" in bad["message"]) == ("warning", True)
     assert (bad["goodbye"], bad["last_seq"], bad["records"]) == (False, 1, 1)
     assert {good["of_pid"], bad["of_pid"]} == {each["pid"] for each in records(path)}
 
@@ -381,7 +382,7 @@ assert os.read(read, 1) == b"", "somebody holds the pipe"
 print("closed")
 """
     )
-    done = python(code, tmp_path / "app.log", timeout=10)
+    done = python(code, tmp_path / "app.log", timeout=90)
 
     assert done.stdout == "closed\n"
 

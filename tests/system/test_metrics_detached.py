@@ -30,10 +30,11 @@ def program(path: Path, folder: Path, metrics: str) -> Iterator[None]:
     ) as process:
         support.wait_until(support.have(path, 1), what="its record")
         yield
-        process.communicate("", timeout=30)
+        process.communicate("", timeout=90)
         assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_handlers_consumer_serves_metrics_at_a_port(tmp_path: Path) -> None:
     """The variable in the environment of the program is enough."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -45,6 +46,7 @@ def test_a_handlers_consumer_serves_metrics_at_a_port(tmp_path: Path) -> None:
     support.settled()
 
 
+@pytest.mark.slow
 def test_a_relative_unix_socket_is_in_the_programs_directory(tmp_path: Path) -> None:
     """It is there, private, while the consumer lives, and gone behind it."""
     with program(tmp_path / "app.log", tmp_path, "unix:m.sock"):
@@ -53,6 +55,7 @@ def test_a_relative_unix_socket_is_in_the_programs_directory(tmp_path: Path) -> 
     assert not (tmp_path / "m.sock").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("taken", [True, False])
 def test_metrics_that_cannot_be_served_cost_no_record(
     tmp_path: Path, *, taken: bool

@@ -117,6 +117,7 @@ def test_a_librarys_pool_logs_without_any_code_in_its_workers(tmp_path, method):
     assert [each["who"] for each in found][-1] == "parent"
 
 
+@pytest.mark.slow
 def test_leaving_start_means_that_everything_is_in_the_file(tmp_path):
     """When the block has ended, the file is complete: own records and children's."""
     code = """\
@@ -144,6 +145,7 @@ print(data.count(b'"who":"parent"'), data.count(b'"who":"child"'))
     assert_complete(records(path), {"parent": 500, "child": 500})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sink", "said"),
     [
@@ -174,6 +176,7 @@ for n in range(100):
 """
 
 
+@pytest.mark.slow
 def test_a_program_is_linked_by_the_environment_alone(tmp_path, monkeypatch):
     """LOGAGG_SOCKET set: its records arrive there; not set: stderr as usual."""
     import logagg
@@ -194,7 +197,7 @@ def test_a_socket_where_nobody_listens_never_breaks_the_application(tmp_path):
     """A stale LOGAGG_SOCKET costs a complaint; records are spooled, the program runs."""
     env = {**support.os.environ, "LOGAGG_SOCKET": str(tmp_path / "gone.sock")}
 
-    done = python(SCRIPT, env=env, timeout=30)
+    done = python(SCRIPT, env=env, timeout=90)
 
     assert "no consumer at" in done.stderr
     assert len(done.stderr.splitlines()) <= 3
@@ -203,6 +206,27 @@ def test_a_socket_where_nobody_listens_never_breaks_the_application(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_handler_that_outlives_start_logs_on_to_its_sinks(tmp_path):
+    """By a consumer that it starts: the one of `start` has ended."""
+    path = tmp_path / "app.log"
+    code = (
+        support.PREAMBLE
+        + """
+with logagg.start(f"file:{sys.argv[1]}", root=False):
+    handler = logagg.Handler()
+    logging.basicConfig(handlers=[handler], level="INFO")
+    logging.info("within")
+logging.info("after")
+assert handler.flush(60)
+"""
+    )
+
+    python(code, path, timeout=120)
+
+    assert [each["message"] for each in records(path)] == ["within", "after"]
+    settled(60)
+
+
 def test_start_twice_in_one_process_and_nested(tmp_path):
     """One after the other, and one within another: each has its own records."""
     code = """\
@@ -223,6 +247,7 @@ for n in range(2):
         assert [each["n"] for each in records(tmp_path / f"app.{n}")] == [n]
 
 
+@pytest.mark.slow
 def test_a_gunicorn_like_preload_with_exec_of_workers(tmp_path):
     """The master logs, forks workers that log and are replaced when they die."""
     path = tmp_path / "app.log"

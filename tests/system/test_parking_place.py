@@ -47,9 +47,9 @@ print(parked())
 )
 
 WHERE = """
-from logagg import address
-print(address.state_dir())
-print(address.spool_dir("an-id"))
+from logagg.ipc import paths
+print(paths.state_dir())
+print(paths.spool_dir("an-id"))
 """
 
 
@@ -77,6 +77,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_home_that_will_not_do_is_not_used_and_nothing_is_lost(case, tmp_path):
     """NFS and its like, a file system that cannot be written, one without modes."""
@@ -86,6 +87,23 @@ def test_a_home_that_will_not_do_is_not_used_and_nothing_is_lost(case, tmp_path)
 
     assert first.startswith(f"{PLACE}/spool/")
     assert " " not in first
+    assert (flushed, left) == ("True", "[]")
+    assert [each["n"] for each in records(path)] == list(range(1, 102))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("room", [0, 8])
+def test_what_a_full_disk_refuses_is_spooled_in_the_next_place(room, tmp_path):
+    """Records on both disks, or on the second only: none is lost, the order is kept."""
+    path = tmp_path / "app.log"
+    fill = f"dd if=/dev/zero of={state()}/fill bs=1024 count={64 - room} 2>&1"
+    mounts = [small_disk(state(), "64k"), f"{{ {fill} || true; }} >&2"]
+
+    first, flushed, left = in_jail(PARK, path, state(), mounts=mounts)
+
+    homes = {str(Path(each).parents[1]) for each in first.split()}
+    expected = {f"{PLACE}/spool", f"{state()}/logagg/spool"}
+    assert homes == (expected if room else {f"{PLACE}/spool"})
     assert (flushed, left) == ("True", "[]")
     assert [each["n"] for each in records(path)] == list(range(1, 102))
 
@@ -111,7 +129,7 @@ def test_network_sinks_park_on_this_machine_too():
 def test_a_place_that_others_have_made_is_not_used(mode):
     """Whoever came first to /var/tmp may not look at our records, or take them away."""
     mounts = [share(state()), f"mkdir {PLACE}", f"chmod {mode:o} {PLACE}"]
-    code = WHERE.replace("print(address.state_dir())", "")
+    code = WHERE.replace("print(paths.state_dir())", "")
 
     (found,) = in_jail(code, mounts=mounts)
 

@@ -9,7 +9,16 @@ import subprocess
 import pytest
 import support
 from harness import Fleet
-from support import events, have, lines, python, records, settled, wait_until
+from support import (
+    events,
+    have,
+    lines,
+    log_files,
+    python,
+    records,
+    settled,
+    wait_until,
+)
 
 SINKS = """\
 import logging, sys
@@ -34,6 +43,7 @@ except ExceptionGroup:
 """
 
 
+@pytest.mark.slow
 def test_a_traceback_is_structured_in_the_file_and_printed_once_as_text(tmp_path):
     """JSON has type, message, stack, cause, note and members; text has it once."""
     path = tmp_path / "app.log"
@@ -61,8 +71,8 @@ def test_a_traceback_is_structured_in_the_file_and_printed_once_as_text(tmp_path
 
 def judged(fleet, folder):
     """All that was logged stands once in the files of a folder, in order by worker."""
-    settled(15)
-    files = sorted(folder.iterdir(), key=lambda each: each.stat().st_mtime_ns)
+    settled(90)
+    files = sorted(log_files(folder), key=lambda each: each.stat().st_mtime_ns)
     return fleet.judge([each for each in files if each.is_file()])
 
 
@@ -93,7 +103,7 @@ def test_logrotate_loses_nothing(tmp_path, options):
         wait_until(have(path, 300))
         fleet.stop()
         fleet.join()
-    settled(15)
+    settled(90)
 
     files = [*old.iterdir(), *(each for each in logs.iterdir() if each.is_file())]
     assert len(files) == 6
@@ -111,12 +121,13 @@ def test_a_hundred_moves_lose_nothing(tmp_path):
             os.kill(support.consumer(), signal.SIGHUP)
         fleet.stop()
         fleet.join()
-    settled(15)
+    settled(90)
 
     old = sorted(tmp_path.glob("old*.log"))
     fleet.judge([*old, path]).require(longest=1.0)
 
 
+@pytest.mark.slow
 def test_a_truncated_file_gets_no_hole(tmp_path):
     """copytruncate: what follows begins at the new end; no NULs, whole lines."""
     path = tmp_path / "app.log"
@@ -137,6 +148,7 @@ def test_a_truncated_file_gets_no_hole(tmp_path):
     assert lines(path)
 
 
+@pytest.mark.slow
 def test_a_deleted_file_comes_back(tmp_path):
     """`rm app.log` under load: a new file appears within two seconds."""
     path = tmp_path / "app.log"
@@ -151,3 +163,25 @@ def test_a_deleted_file_comes_back(tmp_path):
     numbers = [each["n"] for each in records(path)]
     assert numbers == list(range(numbers[0], numbers[-1] + 1))
     assert numbers[-1] == fleet.returned - 1
+
+
+TWO = """\
+import logging, sys
+import logagg
+first = logagg.Handler(sys.argv[1], maxBytes=1_000_000, backupCount=3)
+second = logagg.Handler(sys.argv[1], when="midnight")
+logging.basicConfig(handlers=[first, second], level="INFO")
+for n in range(3):
+    logging.info("m")
+"""
+
+
+@pytest.mark.slow
+def test_two_handlers_with_different_rotation_on_one_file_are_reported(tmp_path):
+    """In one line on stderr and one record; each record is in the file once."""
+    path = tmp_path / "app.log"
+    (line,) = python(TWO, path).stderr.splitlines()
+    assert "when=midnight is not used" in line
+    settled()
+    assert [each["message"] for each in records(path)] == ["m"] * 3
+    assert [each["level"] for each in events("sink_options", path)] == ["warning"]

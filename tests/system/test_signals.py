@@ -20,6 +20,7 @@ from support import (
 )
 
 
+@pytest.mark.slow
 def test_a_signal_handler_that_logs_neither_hangs_nor_damages_a_line(tmp_path):
     """A timer's signal a thousand times a second, in the middle of log calls."""
     path = tmp_path / "app.log"
@@ -52,6 +53,7 @@ print(ticks)
     assert sorted(numbers) == list(range(ticks))
 
 
+@pytest.mark.slow
 def test_finalizers_that_log_neither_hang_nor_lose(tmp_path):
     """`__del__` runs anywhere, inside a log call too."""
     path = tmp_path / "app.log"
@@ -86,6 +88,7 @@ print(gone)
     assert sorted(numbers) == list(range(8000))
 
 
+@pytest.mark.slow
 def test_a_finalizer_at_the_very_end_is_not_lost(tmp_path):
     """Objects that die at interpreter shutdown may still log."""
     path = tmp_path / "app.log"
@@ -172,6 +175,7 @@ ENDINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ENDINGS)
 def test_every_way_to_end_delivers_everything(tmp_path, how):
     """flush, close, shutdown, atexit, signals, in any order, twice: nothing is lost."""
@@ -190,7 +194,7 @@ for n in range(500):
 """
         + ENDINGS[how]
     )
-    done = python(code, path, status=None, timeout=15)
+    done = python(code, path, status=None, timeout=90)
 
     expected = 500 + ("say" in ENDINGS[how])
     assert "logagg:" not in done.stderr
@@ -280,7 +284,7 @@ time.sleep(0.3)
 print(*counts, flush=True)
 """
     )
-    done = python(code, path, status=None, timeout=30)
+    done = python(code, path, status=None, timeout=90)
     settled()
 
     found = records(path)

@@ -9,9 +9,9 @@ import pytest
 import support
 from harness import Fleet, fresh_record, judge
 
-from logagg import address
 from logagg.errors import ConsumerGone
-from logagg.service import ask
+from logagg.ipc import paths
+from logagg.ipc.consumer_client import status
 
 
 @pytest.mark.slow
@@ -48,7 +48,7 @@ def test_random_kills_and_stops_lose_nothing(tmp_path, request):
             sent = sum(each.returned for each in fleet.sent())
             print(f"round {rounds}: {sent} records, {harm.killed} killed, {config}")
     fresh_record(path, 10)
-    support.settled(30)
+    support.settled(90)
 
     # All at once: after a long soak there are gigabytes to read.
     sent = [each for fleet in fleets for each in fleet.sent()]
@@ -105,7 +105,7 @@ class Harm:
             known = _acknowledged()
             return pid not in known if known is not None else not support.consumers()
 
-        support.wait_until(written, 20, "the records of a killed worker")
+        support.wait_until(written, what="the records of a killed worker")
 
 
 def _acknowledged():
@@ -113,9 +113,9 @@ def _acknowledged():
 
     None when no consumer answers.
     """
-    for path in address.listening():
+    for path in paths.listening():
         try:
-            workers = ask(path)["workers"]
+            workers = status(path)["workers"]
         except ConsumerGone:
             continue
         return {each["pid"]: each["acknowledged"] for each in workers}

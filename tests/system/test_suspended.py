@@ -97,9 +97,9 @@ def test_a_minute_of_suspension_delays_nobody_else_and_loses_nothing(tmp_path):
                 size = stopped_path.stat().st_size
                 while time.monotonic() < began + SECONDS:
                     mark = path.stat().st_size
-                    good.progress(300, 5)
-                    spool.progress(300, 5)
-                    drop.progress(100, 5)
+                    good.progress(300, 20)
+                    spool.progress(300, 20)
+                    drop.progress(100, 20)
                     wait_until(
                         lambda mark=mark: path.stat().st_size > mark + 10_000,
                         5, "the others' records",
@@ -151,9 +151,56 @@ def check_good(data):
         record = orjson.loads(line)
         waits.append(instant(record["received"]) - instant(record["timestamp"]))
     waits.sort()
-    assert waits[len(waits) // 2] < 0.3, "half of the records waited"
-    assert waits[-1] < 3.0, f"a record waited for {waits[-1]:.1f} s"
+    assert waits[len(waits) // 2] < 1, "half of the records waited"
+    assert waits[-1] < SECONDS / 4, f"a record waited for {waits[-1]:.1f} s"
 
 
 def instant(stamp):
     return dt.datetime.fromisoformat(stamp).timestamp()
+
+
+SHUTDOWN = """
+import logging.config, os, signal, sys, threading
+import logagg
+import support
+names = ("a",)
+config = {"version": 1, "disable_existing_loggers": False,
+    "handlers": {n: {"class": "logagg.Handler", "filename": n + ".log"} for n in names},
+    "loggers": {n: {"handlers": [n], "level": "INFO"} for n in names}}
+logging.config.dictConfig(config)
+handlers = list(logging._handlers.values())
+loggers = [logging.getLogger(name) for name in names]
+for logger in loggers:
+    logger.info("first")
+assert all(handler.flush(60) for handler in handlers)
+consumers = support.consumers()
+for pid in consumers:
+    os.kill(pid, signal.SIGSTOP)
+for logger in loggers:
+    logger.info("second")
+calls, over = 0, threading.Event()
+def work():
+    global calls
+    while not over.is_set():
+        loggers[0].info("meanwhile")
+        calls += 1
+        over.wait(0.01)
+thread = threading.Thread(target=work)
+thread.start()
+logging.config.dictConfig(config)
+during = calls
+over.set()
+thread.join()
+for pid in consumers:
+    os.kill(pid, signal.SIGCONT)
+print(during)
+"""
+
+
+def test_others_log_on_while_logging_is_configured_again(tmp_path):
+    """The handlers wait for suspended consumers, but without logging's lock of theirs."""
+    folder = str(Path(support.__file__).parent)
+    path = os.pathsep.join((folder, os.environ["PYTHONPATH"]))
+    env = {**os.environ, "PYTHONPATH": path}
+    done = support.python(SHUTDOWN, cwd=tmp_path, env=env, timeout=120)
+    assert int(done.stdout) > 0

@@ -131,7 +131,7 @@ class Fleet:
         """How many calls have returned, over all producers."""
         return sum(each.returned - each.first for each in self.sent())
 
-    def progress(self, count: int, timeout: float = 20.0) -> None:
+    def progress(self, count: int, timeout: float = 90.0) -> None:
         """Wait until that many more calls have returned."""
         start = self.returned
         support.wait_until(
@@ -155,7 +155,7 @@ class Fleet:
         self.processes[number].kill()
         self.processes[number].wait()
 
-    def join(self, timeout: float = 40.0, status: int | None = 0) -> list[str]:
+    def join(self, timeout: float = 90.0, status: int | None = 0) -> list[str]:
         """Wait for the ends of all producers; check how they ended.
 
         Returns:
@@ -178,7 +178,7 @@ class Fleet:
     # ---- behind it ----------------------------------------------------------------
 
     def judge(
-        self, files: Iterable[Path] | None = None, *, settle: float | None = 15.0
+        self, files: Iterable[Path] | None = None, *, settle: float | None = 90.0
     ) -> Verdict:
         """Wait until all is quiet, then compare files and spool with the ledgers.
 
@@ -193,12 +193,12 @@ class Fleet:
         return judge(files, self.sent(), runs=[self.run], spool=support.spool_files())
 
 
-def fresh_record(path: Path, timeout: float = 5.0, **env: str) -> float:
+def fresh_record(path: Path, timeout: float = 30.0, **env: str) -> float:
     """Have a new process log one record; return the seconds until it is in the file."""
     mark = f"fresh-{os.urandom(6).hex()}"
     code = support.BASIC + "log.info(sys.argv[2])\n"
     start = time.monotonic()
-    support.python(code, path, mark, env={**os.environ, **env}, timeout=20)
+    support.python(code, path, mark, env={**os.environ, **env}, timeout=90)
 
     def arrived() -> bool:
         return path.exists() and mark.encode() in path.read_bytes()

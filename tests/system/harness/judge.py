@@ -110,13 +110,11 @@ class Verdict:
         """
         wrong = []
         if complete and self.missing:
-            shown = {w: (len(n), n[:5], n[-1]) for w, n in self.missing.items()}
-            wrong.append(f"missing: {shown}; counted as lost: {self.dropped}")
+            wrong.append(f"missing: {self._shown()}; counted as lost: {self.dropped}")
         elif self.uncounted:
             wrong.append(
                 f"losses that are not counted right: {self.uncounted} "
-                f"(missing { {w: len(n) for w, n in self.missing.items()} }, "
-                f"counted {self.dropped})"
+                f"(missing {self._shown()}, counted {self.dropped})"
             )
         if len(self.duplicates) > duplicates:
             wrong.append(f"{len(self.duplicates)} duplicates: {self.duplicates[:5]}")
@@ -136,6 +134,13 @@ class Verdict:
             wrong.append(f"a call took {self.longest:.3f} s, allowed are {longest} s")
         assert not wrong, "\n".join(wrong)
         return self
+
+    def _shown(self) -> dict[str, str]:
+        """Per worker what is missing: how many, the first numbers, the last, of how many."""
+        return {
+            worker: f"{len(n)}: {n[:5]}..{n[-1]} of {self.sent[worker].returned}"
+            for worker, n in self.missing.items()
+        }
 
 
 def judge(

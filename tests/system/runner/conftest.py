@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-LOGAGG = [sys.executable, "-c", "from logagg.cli import main; main()"]
+LOGAGG = [sys.executable, "-c", "from logagg.cli.main import main; main()"]
 
 ASGI = """
     import os
@@ -49,7 +49,7 @@ ASGI = """
 """An app for uvicorn and the like: it answers its slot, its pid, the body's length."""
 
 
-def until(condition: Callable[[], Any], timeout: float = 15.0, what: str = "") -> Any:
+def until(condition: Callable[[], Any], timeout: float = 90.0, what: str = "") -> Any:
     """Wait until the condition gives something true, and return that."""
     deadline = time.monotonic() + timeout
     while True:
@@ -91,6 +91,8 @@ class Run:
         self.log = directory / "log.ndjson"
         self.env = {
             **{k: v for k, v in os.environ.items() if not k.startswith("LOGAGG_")},
+            "LOGAGG_PORTABLE": os.environ.get("LOGAGG_PORTABLE", ""),
+            "LOGAGG_PURE": os.environ.get("LOGAGG_PURE", ""),
             "XDG_RUNTIME_DIR": str(runtime),
             "XDG_STATE_HOME": str(directory / "state"),
         }
@@ -118,7 +120,7 @@ class Run:
         return self
 
     def command(
-        self, *words: str | int, timeout: float = 60.0
+        self, *words: str | int, timeout: float = 90.0
     ) -> subprocess.CompletedProcess[str]:
         """Run another `logagg` command to its end."""
         return subprocess.run(
@@ -134,15 +136,15 @@ class Run:
     def status(self) -> dict[str, Any]:
         """The run's status, through its control socket."""
         code = (
-            "import json, sys; from logagg.supervisor.control import ask;"
-            "print(json.dumps(ask(int(sys.argv[1]), {'do': 'status'})))"
+            "import json, sys; from logagg.ipc.run_control import find, status;"
+            "print(json.dumps(status(find(int(sys.argv[1])))))"
         )
         done = subprocess.run(
             [sys.executable, "-c", code, str(self.pid)],
             env=self.env,
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=90,
             check=False,
         )
         return json.loads(done.stdout) if done.returncode == 0 else {"slots": []}
@@ -165,12 +167,12 @@ class Run:
         """The messages of records."""
         return [record["message"] for record in self.records(**wanted)]
 
-    def until_record(self, timeout: float = 15.0, **wanted: Any) -> dict[str, Any]:
+    def until_record(self, timeout: float = 90.0, **wanted: Any) -> dict[str, Any]:
         """Wait for a record with these field values."""
         found = until(lambda: self.records(**wanted), timeout, f"record {wanted}")
         return dict(found[0])
 
-    def until_ready(self, count: int, timeout: float = 20.0) -> dict[str, Any]:
+    def until_ready(self, count: int, timeout: float = 90.0) -> dict[str, Any]:
         """Wait until so many workers are ready."""
 
         def ready() -> dict[str, Any] | None:
@@ -191,13 +193,13 @@ class Run:
         """Send the supervisor a signal."""
         os.kill(self.pid, signum)
 
-    def wait(self, timeout: float = 30.0) -> int:
+    def wait(self, timeout: float = 90.0) -> int:
         """Wait for the end; the status, negative for a signal."""
         assert self.process is not None
         self.out, self.err = self.process.communicate(timeout=timeout)
         return self.process.returncode
 
-    def stop(self, timeout: float = 30.0) -> int:
+    def stop(self, timeout: float = 90.0) -> int:
         """TERM, and wait."""
         self.signal(signal.SIGTERM)
         return self.wait(timeout)
@@ -248,7 +250,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
     if made.process is not None and made.process.poll() is None:
         made.process.kill()
         made.process.communicate()
-    until(lambda: not _left(runtime), 15, "processes left behind by the run")
+    until(lambda: not _left(runtime), what="processes left behind by the run")
     shutil.rmtree(runtime, ignore_errors=True)
 
 

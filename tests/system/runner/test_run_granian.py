@@ -42,9 +42,9 @@ def _serves_and_stops(web: Any, tools: Any, port: int) -> None:
         seen.add(tools.get(port).split()[0])
         return seen == {"1", "2"}
 
-    tools.until(both, 10)
+    tools.until(both)
     assert web.stop() == -signal.SIGTERM
-    assert web.records(event="deaf") == []
+    assert web.records(event="stop_timeout") == []
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0
 
@@ -73,14 +73,14 @@ def test_granian_shares_a_port(
 
 
 def test_an_unknown_server_that_binds_itself_is_seen(web: Any, tools: Any) -> None:
-    """rr, with granian inside of a script: one line says that nothing is handed over."""
+    """rr, with granian inside of a script: one line says that nothing is handed off."""
     port = tools.free_port()
     bind = ["--bind", f"127.0.0.1:{port}", "--policy", "rr"]
     web.start("-w", 2, "--ready-timeout", 15, *bind, "own.py", port)
 
     _serves_and_stops(web, tools, port)
 
-    (line,) = [text for text in _said(web) if "cannot be handed over" in text]
+    (line,) = [text for text in _said(web) if "cannot be handed off" in text]
     assert f"listens on 127.0.0.1:{port} by itself" in line
     assert "reuseport, not rr" in line
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 
 def test_prints_and_records_alternate_as_they_were_made(run: Any) -> None:
     """print, log, print, log …: the file has them in just that order."""
@@ -18,9 +20,9 @@ def test_prints_and_records_alternate_as_they_were_made(run: Any) -> None:
 
     assert run.start("-w", 1, "app.py").wait(25) == 0
 
-    told = [r["message"] for r in run.records() if r["logger"] != "logagg"]
+    reported = [r["message"] for r in run.records() if r["logger"] != "logagg"]
     expected = [f"{kind} {n}" for n in range(300) for kind in ("print", "log", "error")]
-    assert told == expected
+    assert reported == expected
 
 
 def test_output_of_other_programs_and_of_c_level_is_kept_whole(run: Any) -> None:
@@ -36,11 +38,12 @@ def test_output_of_other_programs_and_of_c_level_is_kept_whole(run: Any) -> None
 
     assert run.start("-w", 1, "app.py").wait(25) == 0
 
-    told = [r["message"] for r in run.records(stream="stdout")]
-    assert sorted(told) == ["1 utf-8 False", "child", "no end", "raw"]
-    assert told[-1] == "no end"
+    reported = [r["message"] for r in run.records(stream="stdout")]
+    assert sorted(reported) == ["1 utf-8 False", "child", "no end", "raw"]
+    assert reported[-1] == "no end"
 
 
+@pytest.mark.slow
 def test_a_redirected_descriptor_gets_plain_text(run: Any, tmp_path: Any) -> None:
     """After dup2 to a file of its own, a worker's prints are just what it printed."""
     target = tmp_path / "mine.txt"
@@ -57,6 +60,7 @@ def test_a_redirected_descriptor_gets_plain_text(run: Any, tmp_path: Any) -> Non
     assert target.read_text() == "only mine\n"
 
 
+@pytest.mark.slow
 def test_a_sink_on_a_captured_stream_does_not_feed_itself(run: Any) -> None:
     """An app that asks for stdout and stderr sinks under run logs each record once."""
     run.write(
@@ -73,5 +77,5 @@ def test_a_sink_on_a_captured_stream_does_not_feed_itself(run: Any) -> None:
 
     assert run.start("-w", 1, "app.py").wait(25) == 0
 
-    told = [r["message"] for r in run.records() if r["logger"] != "logagg"]
-    assert told == [*(f"log {n}" for n in range(20)), "child"]
+    reported = [r["message"] for r in run.records() if r["logger"] != "logagg"]
+    assert reported == [*(f"log {n}" for n in range(20)), "child"]

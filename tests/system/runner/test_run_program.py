@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import wait_until
 
 pytestmark = pytest.mark.slow  # many real processes, some seconds each
 
@@ -286,8 +289,8 @@ def test_the_default_sink_is_the_console(run: Any) -> None:
 
     assert run.start("-w", 1, "app.py", sink=False).wait() == 0
 
-    assert "seen 5" in run.out
-    assert "[warning" in run.out
+    line = next(line for line in run.out.splitlines() if "seen 5" in line)
+    assert line.split()[1:4] == ["WARN", "w1", "root"]
 
 
 def test_workers_max_obeys_affinity(run: Any) -> None:
@@ -332,3 +335,24 @@ def test_a_number_of_workers_that_makes_no_sense_is_refused(
     (line,) = run.err.strip().splitlines()
     assert "workers" in line
     assert "number" in line or "less than 0" in line
+
+
+def test_a_run_that_a_daemon_of_a_worker_holds_up_says_so(run: Any) -> None:
+    """It ends all the same, with the status of records that may be unwritten."""
+    run.write(
+        "app.py",
+        """
+        import subprocess
+        daemon = subprocess.Popen(["sleep", "300"], start_new_session=True)
+        print("daemon", daemon.pid, flush=True)
+        """,
+    )
+    started = run.start("-w", 1, "app.py")
+    printed = started.until_record(stream="stdout")["message"]
+    try:
+        wait_until(lambda: started.process.poll() is not None, 90)
+    finally:
+        os.kill(int(printed.split()[1]), signal.SIGKILL)
+
+    assert started.wait() == 5
+    assert "keeps its stdout or stderr open" in started.err

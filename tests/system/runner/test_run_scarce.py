@@ -20,9 +20,11 @@ from typing import Any
 
 import pytest
 
-from logagg.supervisor.guardian import Guardian
-from logagg.supervisor.logside import LogSide
-from logagg.supervisor.member import Pipes
+from logagg.supervisor.process.consumer_process import ConsumerProcess
+from logagg.supervisor.process.orphans import Guardian
+from logagg.supervisor.process.worker_process import Pipes
+
+pytestmark = pytest.mark.slow  # many real processes, some seconds each
 
 SLEEPER = """
     import resource, time
@@ -77,8 +79,8 @@ def test_too_many_workers_for_the_hard_limit_are_refused(run: Any) -> None:
     (line,) = run.err.splitlines()
     assert "worker 1" in line
     assert "Too many open files (the limit is 64: ulimit -Hn)" in line
-    (told,) = run.records(event="cannot_start")
-    assert told["level"] == "critical"
+    (reported,) = run.records(event="cannot_start")
+    assert reported["level"] == "critical"
     assert {r["reason"] for r in run.records(event="worker_exit")} == {
         "the run is over"
     }
@@ -102,7 +104,7 @@ def test_a_cluster_that_has_no_room_raises(run: Any) -> None:
 
     done = subprocess.run(
         [sys.executable, "main.py"],
-        cwd=run.directory, env=run.env, capture_output=True, text=True, timeout=50,
+        cwd=run.directory, env=run.env, capture_output=True, text=True, timeout=90,
         check=False,
     )  # fmt: skip
 
@@ -110,7 +112,7 @@ def test_a_cluster_that_has_no_room_raises(run: Any) -> None:
 
 
 def test_a_worker_that_cannot_be_replaced_at_once_is_replaced_later(run: Any) -> None:
-    """Nothing is given up for a lack that passes; each try is told."""
+    """Nothing is given up for a lack that passes; each try is reported."""
     run.write("app.py", SLEEPER)
     run.start("-w", 2, "app.py")
     run.until_ready(2)
@@ -118,11 +120,14 @@ def test_a_worker_that_cannot_be_replaced_at_once_is_replaced_later(run: Any) ->
 
     with scarce(run.pid):
         os.kill(victim, signal.SIGKILL)
-        told = run.until_record(event="start_failed")
+        reported = run.until_record(event="start_failed")
     status = run.until_ready(2)
 
-    assert "worker 1 cannot be started: Too many open files" in told["message"]
-    assert "next try in 0." in told["message"] or "next try in 1." in told["message"]
+    assert "worker 1 cannot be started: Too many open files" in reported["message"]
+    assert (
+        "next try in 0." in reported["message"]
+        or "next try in 1." in reported["message"]
+    )
     assert status["slots"][0]["pid"] != victim
     assert run.stop() == -signal.SIGTERM
 
@@ -195,23 +200,98 @@ def test_a_consumer_that_cannot_be_replaced_at_once_is_replaced_later(
     assert "Too many open files" in line
 
 
+REUSED = """
+    import json, os, resource, signal, subprocess, sys, time
+    from pathlib import Path
+
+    def until(condition):
+        deadline = time.monotonic() + 90
+        while not (found := condition()):
+            assert time.monotonic() < deadline, condition
+            time.sleep(0.01)
+        return found
+
+    def has(pid, field, signum):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith(field):
+                return bool(int(line.split()[1], 16) >> (signum - 1) & 1)
+
+    def consumer():
+        for entry in Path("/proc").iterdir():
+            try:
+                line = (entry / "cmdline").read_bytes()
+                parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+            except OSError:
+                continue
+            if parent == str(run.pid) and b"json.loads" in line:
+                return int(entry.name)
+
+    run = subprocess.Popen(sys.argv[1:])
+    until(Path("ready").exists)
+    old = until(consumer)
+    limit = resource.prlimit(run.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(run.pid, resource.RLIMIT_NOFILE, (3, limit[1]))
+    os.kill(old, signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{old}").exists())
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    stranger = 0
+    while stranger != old:
+        Path("/proc/sys/kernel/ns_last_pid").write_text(str(old - 1))
+        stranger = os.fork()
+        if not stranger:
+            time.sleep(600)
+    os.kill(run.pid, signal.SIGUSR1)
+    until(lambda: not has(run.pid, "ShdPnd", signal.SIGUSR1))
+    resource.prlimit(run.pid, resource.RLIMIT_NOFILE, limit)
+    until(consumer)  # what the signal asked for has been done before
+    print(json.dumps(has(stranger, "ShdPnd", signal.SIGUSR1)))
+    os.kill(stranger, signal.SIGKILL)
+    run.terminate()
+    run.wait(90)
+"""
+
+
+def test_a_request_to_reopen_meets_no_process_with_the_pid_of_a_dead_consumer(
+    run: Any, tools: Any
+) -> None:
+    """The consumer is dead, another cannot be started yet, and its pid is used again."""
+    prefix = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    change = "echo 100 > /proc/sys/kernel/ns_last_pid"
+    able = subprocess.run(
+        [*prefix, "sh", "-c", change], check=False, capture_output=True
+    )
+    if able.returncode:
+        pytest.skip("no pid namespaces here")
+    run.write(
+        "app.py", "import pathlib, time; pathlib.Path('ready').touch(); time.sleep(600)"
+    )
+    run.write("driver.py", REUSED)
+    words = [*tools.logagg, "run", "-w", "1", "--sink", f"file:{run.log}", "app.py"]
+    done = subprocess.run(
+        [*prefix, sys.executable, "driver.py", *words], cwd=run.directory, env=run.env,
+        capture_output=True, text=True, timeout=150, check=False,
+    )  # fmt: skip
+    assert done.stdout == "false\n", done.stderr
+
+
 def test_a_guard_that_cannot_be_replaced_at_once_is_replaced_later() -> None:
-    """It dies, there is no room for another: the next word to it starts one."""
-    guard = Guardian()
-    guard._process.kill()
-    guard._process.wait()
-    nobody = 2**30
-    with scarce(os.getpid()):
-        guard.add(nobody)
-        guard.discard(nobody)
-    before = guard.pid
+    """It dies and there is no room for another: once there is, another starts."""
 
-    guard.add(nobody)
-    guard.discard(nobody)
+    async def scene() -> None:
+        guard = Guardian()
+        before = guard.pid
+        with scarce(os.getpid()):
+            os.kill(before, signal.SIGKILL)
+            while Path(f"/proc/{before}").exists():
+                await asyncio.sleep(0.01)
+            assert guard.pid == before
+        async with asyncio.timeout(60):
+            while guard.pid == before:
+                await asyncio.sleep(0.01)
+        os.kill(guard.pid, 0)
+        guard.close()
 
-    assert guard.pid != before
-    os.kill(guard.pid, 0)
-    guard.close()
+    asyncio.run(scene())
 
 
 # ---- a captured stream --------------------------------------------------------------------
@@ -220,7 +300,7 @@ def test_a_guard_that_cannot_be_replaced_at_once_is_replaced_later() -> None:
 def captured(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    scene: Callable[[LogSide, Any, int], Any],
+    scene: Callable[[ConsumerProcess, Any, int], Any],
 ) -> list[str]:
     """Run a scene with a real consumer; the messages that a worker's pipe brought.
 
@@ -233,14 +313,14 @@ def captured(
     log = tmp_path / "log.ndjson"
 
     async def play() -> None:
-        logs = LogSide((f"file:{log}",), pytest.fail)
+        logs = ConsumerProcess((f"file:{log}",), pytest.fail)
         await logs.opened()
         read, write = os.pipe()
         fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 1 << 20)
         err, closed = os.pipe()
         os.close(closed)
         worker = types.SimpleNamespace(
-            slot=1, pid=os.getpid(), state="ready", pipes=Pipes(read, err)
+            slot=1, pid=os.getpid(), exit=None, pipes=Pipes(read, err)
         )
         await scene(logs, worker, write)
         os.close(write)
@@ -256,7 +336,7 @@ def test_a_stream_is_handed_over_as_soon_as_there_is_room(
 ) -> None:
     """No descriptor was free when the worker started; what it says arrives."""
 
-    async def scene(logs: LogSide, worker: Any, write: int) -> None:
+    async def scene(logs: ConsumerProcess, worker: Any, write: int) -> None:
         with scarce(os.getpid()):
             logs.adopt(worker)
         os.write(write, b"said\n")
@@ -273,10 +353,10 @@ def test_a_stream_that_is_handed_over_again_is_read_once(
     """Several readers would tear lines apart. A consumer's death can bring it about."""
     lines = [f"{n} {'x' * (n % 500)}" for n in range(20_000)]
 
-    async def scene(logs: LogSide, worker: Any, write: int) -> None:
+    async def scene(logs: ConsumerProcess, worker: Any, write: int) -> None:
         logs.adopt(worker)
         for _ in range(40):  # the more readers, the surer would they meet
-            logs._hand_over(logs._streams[0])
+            logs._hand_off(logs._streams[0])
         data = "".join(line + "\n" for line in lines).encode()
         await asyncio.to_thread(write_all, write, data)
 

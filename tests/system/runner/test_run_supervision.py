@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import support
 
 pytestmark = pytest.mark.slow  # many real processes, some seconds each
 
@@ -86,7 +87,7 @@ def test_a_main_thread_that_waits_is_woken_by_the_signal(run: Any, hook: str) ->
 
     assert run.stop() == -signal.SIGTERM
 
-    assert run.records(event="deaf") == []
+    assert run.records(event="stop_timeout") == []
     ended = run.messages(stream="stdout")
     assert ended == ["ended well"] * 6, run.records()
 
@@ -116,7 +117,7 @@ def test_ctrl_c_in_a_terminal_arrives_once(run: Any) -> None:
     parent, child = pty.openpty()
     words = ["run", "--sink", f"file:{run.log}", "-w", "2", "app.py"]
     code = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
-    code += "from logagg.cli import main; main()"
+    code += "from logagg.cli.main import main; main()"
     run.process = subprocess.Popen(
         [sys.executable, "-c", code, *words],
         cwd=run.directory, env=run.env, stdin=child, stdout=child, stderr=child,
@@ -143,7 +144,7 @@ def test_a_deaf_worker_is_killed_and_named(run: Any) -> None:
 
     assert run.stop() == 4
 
-    deaf = run.records(event="deaf")
+    deaf = run.records(event="stop_timeout")
     assert {record["of_pid"] for record in deaf} == pids
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
@@ -170,7 +171,7 @@ def test_a_request_is_finished_and_all_records_are_written(
     port = tools.free_port()
     run.write("web.py", WEB)
     run.env["PYTHONPATH"] = str(run.directory)
-    run.start("-w", 2, "-m", "uvicorn", "web:app", "--port", port)
+    run.start("-w", 2, "--level", "debug", "-m", "uvicorn", "web:app", "--port", port)
     run.until_ready(2)
     answer: list[str] = []
     thread = threading.Thread(
@@ -186,7 +187,7 @@ def test_a_request_is_finished_and_all_records_are_written(
     assert answer[0].startswith("1 ")
     deaths = [r for r in run.records(event="worker_exit") if "slot" in r]
     assert len(deaths) == 2
-    assert all(r["voluntary"] and r["level"] == "info" for r in deaths)
+    assert all(r["level"] == "debug" for r in deaths)
 
 
 def test_two_thousand_records_before_the_stop(run: Any) -> None:
@@ -270,6 +271,31 @@ def test_restart_rules(
         assert len(run.messages(message="start")) == starts
 
 
+@pytest.mark.parametrize("more", ["", "?policy=block"])
+def test_a_consumer_whose_sink_never_writes_ends_after_its_run(
+    run: Any, more: str
+) -> None:
+    """The run ends with 5; the consumer gives up later, and names what is unwritten."""
+    run.write("app.py", "import logging; logging.warning('lost')")
+    run.start("-w", 1, "--sink", f"file:/dev/full{more}", "app.py", sink=False)
+    assert run.process.wait(60) == 5
+    run.wait(45)  # until the consumer has closed its copy of stderr
+    assert ("were not written" if more else "wait in") in run.err
+
+
+def test_a_crash_after_the_first_second_is_an_ordinary_restart(
+    run: Any, tools: Any
+) -> None:
+    """Where nothing listens, a worker that ran for a second is ready: no limit."""
+    code = (
+        "import time; print('start', flush=True); time.sleep(1.6); raise OSError('x')"
+    )
+    run.write("app.py", code)
+    run.start("-w", 1, "app.py")
+    tools.until(lambda: len(run.messages(message="start")) >= 6)
+    assert run.stop() == -signal.SIGTERM
+
+
 def test_a_server_that_ends_with_zero_is_started_again(run: Any, tools: Any) -> None:
     """uvicorn's --limit-max-requests ends it with 0; a server is not done: it returns."""
     port = tools.free_port()
@@ -288,7 +314,7 @@ def test_a_server_that_ends_with_zero_is_started_again(run: Any, tools: Any) -> 
             pass
         return len(pids) >= 2
 
-    tools.until(served, 20)
+    tools.until(served)
     assert run.stop() == -signal.SIGTERM
 
 
@@ -311,7 +337,6 @@ def test_on_failure_keep_goes_on(run: Any, tools: Any) -> None:
             for r in run.records(event="worker_exit")
             if "next start in 30.0 s" in r["message"]
         ],
-        25,
     )
     assert deaths[0]["status"] == 7
     assert run.process.poll() is None
@@ -368,14 +393,13 @@ def test_a_worker_over_its_limit_is_replaced(
         time.sleep(1000)
         """,
     )
-    run.start("-w", 1, *option, "app.py")
+    run.start("-w", 1, "--level", "debug", *option, "app.py")
 
     record = run.until_record(event="recycle")
     death = run.until_record(event="worker_exit", slot=1)
 
     assert reason in record["message"]
-    assert death["voluntary"]
-    assert "took over" in death["message"]
+    assert death["level"] == "debug"
     assert run.stop() == -signal.SIGTERM
 
 
@@ -384,7 +408,9 @@ def test_a_worker_over_its_limit_is_replaced(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["kernel", "rr"])
-@pytest.mark.parametrize("server", ["uvicorn", "gunicorn"])
+@pytest.mark.parametrize(
+    "server", ["uvicorn", pytest.param("gunicorn", marks=support.linux_form)]
+)
 def test_reload_under_load_fails_no_request(
     run: Any, tools: Any, policy: str, server: str
 ) -> None:
@@ -503,11 +529,11 @@ def test_status_works_while_a_worker_is_wedged(run: Any) -> None:
 
 
 def test_commands_without_a_run_say_so(run: Any) -> None:
-    """reload, scale and stop with nothing to talk to: one line, status 2."""
+    """reload, scale and stop with nothing to talk to: one line, status 3 as `status`."""
     for words in (["reload"], ["scale", "2"], ["stop"], ["stop", "--pid", "1"]):
         done = run.command(*words)
-        assert done.returncode == 2
-        assert "no logagg run" in done.stderr
+        assert done.returncode == 3
+        assert "no run" in done.stderr
         assert len(done.stderr.splitlines()) == 1
 
 
@@ -542,15 +568,15 @@ def test_no_orphans_after_the_supervisor_is_killed(
     tools.until(lambda: len(run.workers()) == 4)
     child = run.until_record(worker="2", stream="stdout")
     pids = [*run.workers().values(), int(child["message"].split()[1])]
-    tools.until(lambda: _connects(port), 10)
+    tools.until(lambda: _connects(port))
     os.kill(run.workers()[4], signal.SIGSTOP)
 
     run.process.kill()
 
-    run.process.communicate(timeout=20)
+    run.process.communicate(timeout=90)
     tools.until(lambda: not any(tools.alive(pid) for pid in pids), 2.5, "orphans")
     assert not _connects(port)
-    tools.until(lambda: not list(Path(run.env["XDG_RUNTIME_DIR"]).rglob("*.sock")), 10)
+    tools.until(lambda: not list(Path(run.env["XDG_RUNTIME_DIR"]).rglob("*.sock")))
     run.log.unlink()
     run.write("app.py", "print('next')")
     assert run.start("-w", 1, "app.py").wait() == 0
@@ -598,6 +624,7 @@ def test_the_consumer_is_replaced_and_no_record_is_lost(run: Any, tools: Any) ->
         assert len(missing) <= 1000, len(missing)
 
 
+@support.linux_form
 def test_pid_one_reaps_orphans(run: Any, tools: Any) -> None:
     """In a pid namespace of its own an orphan that exits with 3 is reaped and ignored."""
     run.write(

@@ -32,7 +32,7 @@ def _save_until(run: Any, tools: Any, text: str, happened: Any) -> None:
             saved = time.monotonic()
         return happened()
 
-    tools.until(save_and_look, 20)
+    tools.until(save_and_look)
 
 
 def test_watch_reloads_on_a_change_but_not_on_its_own_log(run: Any) -> None:
@@ -94,7 +94,7 @@ def test_a_run_without_workers_waits_for_a_good_save(
         said = run.messages(event="worker_exit")
         return any("next start in 30.0 s" in message for message in said)
 
-    tools.until(waits, 40)
+    tools.until(waits)
     assert run.process.poll() is None
 
     _save_until(run, tools, SLEEPER, lambda: run.records(event="reloaded"))

@@ -13,7 +13,7 @@ import msgspec
 
 from logagg.abc import Batch, Sink
 from logagg.errors import SinkUnavailable
-from logagg.options import Duration, convert, make, query
+from logagg.options import Duration, from_texts, make, query
 from logagg.sinks import SinkURL
 
 __all__ = ["CountsSink"]
@@ -55,8 +55,8 @@ class CountsSink(Sink):
     @classmethod
     def from_url(cls, url: SinkURL) -> Self:
         """Build it from `counts:PATH?every=10s`."""
-        options = convert(Options, url.options, what=f"sink {url.shown}")
-        return cls(url.target, **msgspec.structs.asdict(options))
+        options = from_texts(Options, url.options, what=f"sink {url.shown}")
+        return cls(url.target, **options)
 
     @property
     def url(self) -> str:

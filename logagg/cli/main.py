@@ -1,0 +1,101 @@
+"""The `logagg` command: one group, whose commands load only when they are called."""
+
+from __future__ import annotations
+
+import os
+import sys
+from difflib import get_close_matches
+from importlib import import_module
+from signal import SIG_DFL, SIGINT, default_int_handler, getsignal, signal
+from typing import Any
+
+import click
+
+from logagg.errors import ExitStatus, LogaggError
+
+__all__ = ["main"]
+
+_COMMANDS = {
+    "run": "run:run",
+    "reload": "run:reload",
+    "scale": "run:scale",
+    "stop": "run:stop",
+    "status": "status:status",
+    "check": "check:check",
+    "trust": "trust:trust",
+    "spool": "spool:spool",
+    "dlq": "spool:dlq",
+    "serve": "serve:serve",
+    "send": "serve:send",
+    "tail": "view_commands:tail",
+    "stats": "view_commands:stats",
+    "top": "view_commands:top",
+    "help": "help:help_",
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *_COMMANDS})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        module, _, name = _COMMANDS.get(cmd_name, "").partition(":")
+        if not module:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = getattr(import_module(f"logagg.cli.{module}"), name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; for a misspelt name suggest the nearest."""
+        if args[:1] == ["run"] and getsignal(SIGINT) is default_int_handler:
+            # Until a run has handlers of its own, Ctrl-C ends it as TERM does.
+            signal(SIGINT, SIG_DFL)
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = get_close_matches(args[0], self.list_commands(ctx), 1)
+            if not near or near[0] in error.message:
+                raise
+            text = f"{error.message} Did you mean {near[0]!r}?"
+            raise click.UsageError(text, ctx) from None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; a `LogaggError` is one line on stderr and its exit status."""
+        try:
+            return super().invoke(ctx)
+        except LogaggError as error:
+            from logagg.cli.command import say  # loads the configuration
+
+            say(f"logagg: {error}", err=True)
+            ctx.exit(error.exit_status)
+        except BrokenPipeError:
+            # The reader has gone: write no more, not even when the interpreter ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(ExitStatus.OK)
+        finally:
+            if getsignal(SIGINT) is SIG_DFL:  # see `resolve_command`
+                signal(SIGINT, default_int_handler)
+
+
+def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from logagg import __version__  # read from the package's metadata
+        from logagg.client.fast import native  # loads the handler
+
+        form = "C" if native.is_used() else "Python"
+        click.echo(f"logagg {__version__} (log calls in {form})")
+        context.exit()
+
+
+@click.group(cls=_LazyGroup)
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False,
+    callback=_show_version, help="Show the version and the form of log calls.",
+)  # fmt: skip
+def main() -> None:
+    """One ordered log for a Python application that runs in several processes.
+
+    `logagg help` shows the manual.
+    """

@@ -1,0 +1,395 @@
+"""Records of the program's console handlers, sent as records instead of as their text.
+
+A program sets up logging itself: `basicConfig`, `dictConfig`, handlers by hand, rich,
+loguru, structlog. What such handlers write to the captured stdout or stderr would
+arrive as text, without level, logger, fields and exception. Theory of operation:
+
+- `StreamHandler.emit` and the `emit` of rich's handler are replaced. When the stream is
+  a captured one, the record goes to the worker's transport; the handler's level and
+  filters have been applied by then, its formatter is not used. Any other stream is
+  written as before, so files and buffers of the program work as written.
+- What any other handler prints of a record is replaced by the record, too
+  (`logagg.integrations.handlers.printing_handlers`).
+- The root logger keeps a `RunHandler` as long as nothing else on it reaches the
+  console: after `basicConfig(filename=…)` or a `dictConfig` with files only, records
+  still come. It goes when the program puts a console handler on the root logger, so
+  that the levels and filters set there hold.
+- A record that passes several handlers is sent once: the transport knows the last
+  record of each thread.
+- structlog and loguru end in a function that is given text; they are configured to
+  hand over the event instead.
+- Children that the worker spawns do the same (`logagg.integrations.inherit`), and so do
+  Python interpreters that it starts, through `startup/sitecustomize.py`.
+
+- An exception that the program prints (`traceback.print_exc`) is one record, and so is
+  a warning (`warnings.warn`), and an uncaught exception, in any thread
+  (`logagg.integrations.excepthooks`).
+
+Nothing here is undone: it belongs to a worker process, from its start to its end.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from functools import wraps
+from types import ModuleType
+from typing import Any
+
+from logagg.client.fast import log_calls
+from logagg.client.handler import Handler
+from logagg.integrations import (
+    celery,
+    excepthooks,
+    google_cloud,
+    inherit,
+    running_task,
+)
+from logagg.integrations.handlers import printing_handlers, queue_handlers
+from logagg.integrations.handlers.queue_handlers import sent_as_it_is
+from logagg.integrations.handlers.root_handler import RootHandler, RootPlace
+from logagg.integrations.import_hooks import when_imported
+from logagg.integrations.printing import (
+    handler_errors,
+    printed_exceptions,
+    printed_warnings,
+    timestamped_stdio,
+)
+
+__all__ = ["install"]
+
+_CAPTURED = "LOGAGG_CAPTURED"
+_HANDLE = logging.Handler.handle.__code__  # as it is before `install`
+_MOST_FRAMES = 12  # between loguru's sink and the `handle` of a handler that calls it
+_ATTACH = "logagg.integrations.console_records:install"
+
+
+class RunHandler(RootHandler):
+    """A worker's own handler, which also takes the events of structlog."""
+
+    def _message(self, record: logging.LogRecord, fields: dict[str, Any]) -> object:
+        """Take apart what structlog rendered before it gave it to `logging`."""
+        event = getattr(record.msg, "event", None)
+        if not isinstance(record.msg, _Rendered) or record.args or event is None:
+            return super()._message(record, fields)
+        made = _event_record(event, record.levelname)
+        self._add_exception(made, fields)
+        return self._event(made.msg, record, fields, frozenset())  # type: ignore[arg-type]
+
+
+class Console:
+    """Decides where the records of one worker's console handlers go.
+
+    Args:
+        handler: Sends records; also the root logger's handler while it needs one.
+    """
+
+    def __init__(self, handler: RunHandler) -> None:
+        self.handler = handler
+        self._captured = _captured_files()
+        self.root = RootPlace(handler, self.reaches)
+
+    def captures(self, stream: object) -> bool:
+        """Whether what is written to a stream arrives at the consumer as text.
+
+        By the open file, not by the number: a program may have put a file of its own
+        on descriptor 1 or 2, or a buffer in the place of `sys.stderr`.
+        """
+        return self.name_of(stream) != ""
+
+    def name_of(self, stream: object) -> str:
+        """`stdout` or `stderr`, if the stream is captured as that, else nothing."""
+        try:
+            return self._captured.get(_file_of(stream.fileno()), "")  # type: ignore[attr-defined]
+        except (AttributeError, OSError, ValueError):
+            return ""
+
+    def capture(self, stream: Any) -> None:
+        """Count a stream as captured: another process writes its text to stderr."""
+        self._captured[_file_of(stream.fileno())] = "stderr"
+
+    def reaches(self, handler: logging.Handler) -> bool:
+        """Whether a handler's records get to the consumer."""
+        if isinstance(handler, Handler):
+            return True
+        return self.captures(_stream_of(handler))
+
+    def route(self, emit: Callable[[Any, logging.LogRecord], None]) -> Any:
+        """Wrap a handler class's `emit`: captured streams get the record."""
+
+        @wraps(emit)
+        def routed(handler: Any, record: logging.LogRecord) -> None:
+            if self.captures(_stream_of(handler)):
+                if not sent_as_it_is.refs or not sent_as_it_is.has(record):
+                    self.handler.emit(record)
+            else:
+                emit(handler, record)
+
+        return routed
+
+
+def install_worker(level: int | str) -> Console:
+    """Call `install` in a worker, whose stdout and stderr are the captured ones."""
+    files = (_file_of(descriptor) for descriptor in (1, 2))
+    os.environ[_CAPTURED] = ",".join(f"{device}:{inode}" for device, inode in files)
+    return install(level)
+
+
+def install_interpreter(level: int | str) -> None:
+    """Call `install` in an interpreter that a worker, or `logagg.start`, has started.
+
+    Not where its stderr goes elsewhere: the program reads what it prints there, and
+    must find all of it. Without capture (`start`) console handlers print as ever, and
+    the root logger's handler sends the records besides.
+    """
+    if _file_of(2) in _captured_files():
+        install(level)
+    elif (inherited := inherit.beside()) is not None:
+        install(inherited)
+
+
+def install(level: int | str) -> Console:
+    """Send this process's records to its consumer, however the program sets up logging.
+
+    For a worker, and for the processes that it starts.
+
+    Args:
+        level: The root logger's level until the program sets one.
+    """
+    log_calls.install()
+    console = Console(RunHandler())
+    root = logging.getLogger()
+    console.root.place()
+    root.setLevel(level.upper() if isinstance(level, str) else level)
+    logging.StreamHandler.emit = console.route(logging.StreamHandler.emit)  # type: ignore[method-assign]
+    logging.StreamHandler.__init_subclass__ = _own_emits(console)  # type: ignore[method-assign]
+    console.root.watch()
+    console.root.watch_handlers()
+    queue_handlers.install(console.handler, console.reaches)
+    printing_handlers.install(console.handler.emit)
+    captured = [n for n in ("stdout", "stderr") if console.captures(getattr(sys, n))]
+    timestamped_stdio.install(captured)
+    traceback.print_exception = printed_exceptions.sending(
+        traceback.print_exception, console.name_of, console.handler.handle
+    )
+    handler_errors.install(console.captures, console.handler.handle)
+    printed_warnings.install(console.captures, console.handler.handle)
+    when_imported("rich.logging", lambda module: _rich(console, module))
+    when_imported("loguru._logger", lambda module: _loguru(console, module))
+    when_imported("structlog._output", lambda module: _structlog(console, module))
+    when_imported("structlog.dev", _renderers)
+    when_imported("structlog.processors", _renderers)
+    when_imported("dramatiq.cli", lambda module: _dramatiq(console, module))
+    celery.install(then=console.root.place)
+    running_task.install()
+    google_cloud.install()
+    if _captured_files():
+        excepthooks.install()
+    inherit.hand_down(_ATTACH)
+    inherit.hand_down_to_interpreters()
+    return console
+
+
+def _stream_of(handler: logging.Handler) -> object:
+    stream = getattr(handler, "stream", None)
+    if stream is None:
+        console = getattr(handler, "console", None)  # rich's handler
+        stream = getattr(console, "file", None)
+    return stream
+
+
+def _captured_files() -> dict[tuple[int, int], str]:
+    """The files that the consumer reads, as the worker named them, with their names."""
+    pairs = (each.partition(":") for each in os.environ.get(_CAPTURED, "").split(","))
+    files = [(int(device), int(inode)) for device, colon, inode in pairs if colon]
+    return dict(zip(files, ("stdout", "stderr"), strict=False))
+
+
+def _file_of(descriptor: int) -> tuple[int, int]:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
+
+
+def _own_emits(console: Console) -> Any:
+    """Route console handlers of the program that write by an `emit` of their own."""
+
+    def made(cls: Any, /, **options: Any) -> None:
+        super(logging.StreamHandler, cls).__init_subclass__(**options)
+        if "emit" in vars(cls) and not issubclass(cls, logging.FileHandler):
+            cls.emit = console.route(cls.emit)
+
+    return classmethod(made)
+
+
+def _rich(console: Console, module: ModuleType) -> None:
+    handler: Any = module.RichHandler
+    handler.emit = console.route(handler.emit)
+
+
+def _dramatiq(console: Console, module: ModuleType) -> None:
+    """Its processes log into pipes, and the first one writes the text to stderr."""
+    for name in ("setup_parent_logging", "setup_worker_logging", "setup_fork_logging"):
+        setattr(module, name, _set_up_dramatiq(console, getattr(module, name)))
+
+
+def _set_up_dramatiq(console: Console, original: Any) -> Any:
+    def set_up(args: Any, *rest: Any, **options: Any) -> Any:
+        made = original(args, *rest, **options)
+        if not args.log_file:
+            console.capture(options["stream"] if options else rest[-1])
+            console.root.place()
+        return made
+
+    return set_up
+
+
+def _loguru(console: Console, module: ModuleType) -> None:
+    """Replace sinks on captured streams, the default one too, by one that sends."""
+    add = module.Logger.add
+    sent = threading.local()
+
+    @wraps(add)
+    def adding(self: Any, sink: Any, **options: Any) -> Any:
+        if not console.captures(sink):
+            return add(self, sink, **options)
+        from logagg.dialects.loguru_messages import (
+            log_record,
+        )  # only where loguru is used
+
+        def send(message: Any) -> None:
+            if getattr(sent, "time", None) is message.record["time"]:
+                return  # by another sink on the console
+            sent.time = message.record["time"]
+            record = log_record(message.record)
+            origin = _passed_on(record.msg)
+            if origin is None:
+                console.handler.handle(record)
+                return
+            record.name = origin.name
+            record.exc_info = record.exc_info or origin.exc_info
+            vars(record).update(vars(origin) | vars(record))
+            console.handler.handle_for(record, origin)
+
+        kept = {k: v for k, v in options.items() if k in ("level", "filter", "catch")}
+        # Not formatting the exception saves what most of a call would cost.
+        return add(self, send, format=lambda _: "{message}", **kept)
+
+    module.Logger.add = adding
+
+
+def _passed_on(text: str) -> logging.LogRecord | None:
+    """The record of `logging` that a handler of the program gives to loguru just now."""
+    frame = sys._getframe(2)
+    for _ in range(_MOST_FRAMES):
+        if frame.f_code in (_HANDLE, logging.Handler.handle.__code__):
+            record = frame.f_locals["record"]
+            with suppress(Exception):  # its arguments may be of any kind
+                return record if record.getMessage() == text else None
+            break
+        if frame.f_back is None:
+            break
+        frame = frame.f_back
+    return None
+
+
+class _Rendered(str):
+    """The text of a structlog event, with the event that it was made from."""
+
+    __slots__ = ("event",)
+    event: dict[str, Any]
+
+
+class _RenderedBytes(bytes):
+    """As `_Rendered`, for renderers that give bytes."""
+
+    event: dict[str, Any]
+
+
+_RENDERERS = (
+    "ConsoleRenderer",
+    "JSONRenderer",
+    "KeyValueRenderer",
+    "LogfmtRenderer",
+)
+
+
+def _renderers(module: ModuleType) -> None:
+    """Let structlog's renderers keep the event beside the text that they make."""
+    for name in _RENDERERS:
+        renderer = vars(module).get(name)
+        if renderer is not None and renderer.__module__ == module.__name__:
+            renderer.__call__ = _keeping(renderer.__call__)
+
+
+def _keeping(call: Any) -> Any:
+    def render(self: Any, logger: Any, name: str, event: dict[str, Any]) -> Any:
+        kept = dict(event)  # the renderer takes things out
+        text = call(self, logger, name, event)
+        if type(text) is str:
+            text = _Rendered(text)
+        elif type(text) is bytes:
+            text = _RenderedBytes(text)
+        else:
+            return text
+        text.event = kept
+        return text
+
+    return render
+
+
+_LEVEL_OF = {
+    "debug": "debug", "info": "info", "warn": "warning", "warning": "warning",
+    "error": "error", "err": "error", "failure": "error", "exception": "error",
+    "critical": "critical", "fatal": "critical", "msg": "info", "log": "info",
+}  # fmt: skip
+
+
+def _structlog(console: Console, module: ModuleType) -> None:
+    """Send an event instead of printing its text, where the text would be captured."""
+    for name in ("PrintLogger", "WriteLogger", "BytesLogger"):
+        logger = getattr(module, name, None)
+        for method, level in _LEVEL_OF.items():
+            if logger is not None and hasattr(logger, method):
+                setattr(logger, method, _printing(console, vars(logger)[method], level))
+
+
+def _printing(console: Console, method: Any, level: str) -> Any:
+    @wraps(method)
+    def log(self: Any, message: Any) -> Any:
+        event = getattr(message, "event", None)
+        if event is None or not console.captures(getattr(self, "_file", None)):
+            return method(self, message)
+        console.handler.handle(_event_record(event, level))
+        return None
+
+    return log
+
+
+def _event_record(event: dict[str, Any], level: str) -> logging.LogRecord:
+    """The record of a structlog event that was about to be printed."""
+    fields = dict(event)
+    level = str(fields.pop("level", level)).lower()
+    fields.pop("timestamp", None)  # the record has its own, some microseconds later
+    name = fields.pop("logger", None) or fields.pop("logger_name", None) or "structlog"
+    info = fields.pop("exc_info", None)
+    if info is True or isinstance(info, BaseException):
+        error = info if isinstance(info, BaseException) else sys.exc_info()[1]
+        info = (type(error), error, error.__traceback__) if error else None
+    text = fields.get("exception")
+    record = logging.makeLogRecord(
+        {
+            "name": str(name),
+            "levelname": level.upper(),
+            "levelno": logging.getLevelNamesMapping().get(level.upper(), 20),
+            "msg": fields,
+            "exc_info": info or None,
+        }
+    )
+    if isinstance(text, str):
+        record.exc_text = fields.pop("exception")
+    return record

@@ -1,0 +1,54 @@
+"""Fuzz a target by coverage: `python tests/fuzz/fuzz.py TARGET SECONDS [CORPUS]`.
+
+Needs atheris. Inputs that reach something new are written into CORPUS, which is given
+back to it the next time; those worth keeping go to `tests/fuzz/corpus/TARGET`.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import tempfile
+from pathlib import Path
+
+import atheris
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "system")]
+
+
+def main(target: str, seconds: str, corpus: str = "") -> None:
+    """Fuzz; a fault ends it, with the input in a file `crash-…`."""
+    place = tempfile.mkdtemp(prefix="lgz", dir="/tmp")
+    os.environ["XDG_RUNTIME_DIR"] = os.environ["XDG_STATE_HOME"] = place
+    with atheris.instrument_imports(include=["logagg"]):
+        import targets
+    from mutate import mutated
+    from seeds import SEEDS
+
+    folder = Path(corpus or tempfile.mkdtemp(prefix=f"corpus-{target}-"))
+    folder.mkdir(exist_ok=True)
+    seeds = list(SEEDS[target].values())
+    for name, data in SEEDS[target].items():
+        (folder / f"seed-{name}").write_bytes(data)
+    kept = HERE / "corpus" / target
+    for path in kept.iterdir() if kept.exists() else ():
+        (folder / path.name).write_bytes(path.read_bytes())
+
+    def change(data: bytes, most: int, seed: int) -> bytes:
+        chance = random.Random(seed)
+        if chance.random() < 0.5:
+            return bytes(atheris.Mutate(data, most))
+        return mutated(data, seeds, chance)[:most]
+
+    options = [f"-max_total_time={seconds}", "-max_len=20000", "-timeout=20"]
+    options += ["-rss_limit_mb=2048", "-print_final_stats=1", str(folder)]
+    atheris.Setup(
+        [sys.argv[0], *options], targets.TARGETS[target], custom_mutator=change
+    )
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
