@@ -17,7 +17,7 @@ from logagg.core.line import KEY_END, record_id
 from logagg.errors import SinkUnavailable
 from logagg.sinks import FileSink
 from logagg.testing import FakeClock, make_batch, make_line
-from logagg_sinks.file import appender
+from logagg_sinks.file import appender, log_file
 from logagg_sinks.file.pieces import own_files
 
 NOON = 1_795_608_000.0  # 2026-11-25T12:00:00Z
@@ -408,9 +408,9 @@ def test_killed_at_any_step_it_loses_nothing_and_finishes_later(tmp_path, step):
         assert plain == ["app.log"]
 
 
-def test_a_file_that_the_journal_refuses_is_noted_later(tmp_path, monkeypatch):
-    """Else the sink would not know it as its own, and its date could go back."""
-    monkeypatch.setattr(appender, "CHECK_INTERVAL", 0.0)
+def test_a_day_that_the_journal_refuses_begins_later(tmp_path, monkeypatch):
+    """The files of the day before are written on; else the date could go back."""
+    monkeypatch.setattr(log_file, "RETRY_INTERVAL", 0.0)
     path, clock = tmp_path / "app-{date}.log", FakeClock(NOON)
 
     async def scenario():
@@ -423,17 +423,75 @@ def test_a_file_that_the_journal_refuses_is_noted_later(tmp_path, monkeypatch):
             clock.advance(DAY)
             for number in (2, 3):
                 await sink.write(make_batch([make_line(number)]))
-            assert "cannot be managed" in sink.warning
+            assert "goes on in the files of 2026-11-25" in sink.warning
+        await sink.write(make_batch([make_line(4)]))
+        assert sink.warning == ""
         await sink.close()
 
     asyncio.run(scenario())
-    clock.advance(-DAY)
-    put(FileSink(path, clock=clock, utc=True), 4)
 
     assert contents(tmp_path) == {
-        "app-2026-11-25.log": [1],
-        "app-2026-11-26.log": [2, 3, 4],
+        "app-2026-11-25.log": [1, 2, 3],
+        "app-2026-11-26.log": [4],
     }
+
+
+def test_a_file_that_the_journal_refuses_is_noted_later(tmp_path, monkeypatch):
+    """Else the sink would not know it as its own."""
+    monkeypatch.setattr(appender, "CHECK_INTERVAL", 0.0)
+    monkeypatch.setattr(log_file, "RETRY_INTERVAL", 0.0)
+    path, note = tmp_path / "app.log", own_files.OwnFiles.note
+    faults = [errno.EIO, errno.ENOSPC]
+
+    def refused(*args, **keys):
+        if faults:
+            raise OSError(faults[0], os.strerror(faults.pop()))
+        note(*args, **keys)
+
+    monkeypatch.setattr(own_files.OwnFiles, "note", refused)
+
+    async def scenario():
+        sink = FileSink(path, max_bytes=10_000)
+        await sink.open()
+        await sink.write(make_batch([make_line(1)]))
+        assert "cannot be managed" in sink.warning
+        await sink.write(make_batch([make_line(2)]))
+        assert sink.warning == ""
+        await sink.close()
+
+    asyncio.run(scenario())
+
+    (journal,) = tmp_path.glob(".*.journal")
+    assert f'"inode":{path.stat().st_ino}' in journal.read_text()
+
+
+def test_a_date_is_noted_before_its_file(tmp_path, monkeypatch):
+    """So it cannot go back although the note of the file itself is refused."""
+
+    def refused(*args, **keys):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    path, clock = tmp_path / "{worker}-{date}.log", FakeClock(NOON)
+    put(FileSink(path, clock=clock, utc=True), 1)
+    clock.advance(DAY)
+    with monkeypatch.context() as patch:
+        patch.setattr(own_files.OwnFiles, "note", refused)
+        put(FileSink(path, clock=clock, utc=True), 2)
+    clock.advance(-DAY)
+    put(FileSink(path, clock=clock, utc=True), 3)
+
+    assert contents(tmp_path) == {"1-2026-11-25.log": [1], "1-2026-11-26.log": [2, 3]}
+
+
+def test_a_date_without_a_file_does_not_count(tmp_path):
+    """A clock was far ahead for a moment; the operator removed the file of that day."""
+    path, clock = tmp_path / "app-{date}.log", FakeClock(NOON + 1000 * DAY)
+    put(FileSink(path, clock=clock, utc=True), 1)
+    (tmp_path / "app-2029-08-21.log").unlink()
+    clock.now = NOON
+    put(FileSink(path, clock=clock, utc=True), 2)
+
+    assert contents(tmp_path) == {"app-2026-11-25.log": [2]}
 
 
 def test_a_piece_whose_compression_is_refused_stays_unlocked(tmp_path, monkeypatch):

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime as dt
 import os
 import time
 from collections import OrderedDict
@@ -33,6 +32,7 @@ from logagg_sinks._sink_options import make, query, read
 from logagg_sinks.file import recovery
 from logagg_sinks.file.appender import Appender
 from logagg_sinks.file.directory import LogDirectory, probe_path
+from logagg_sinks.file.file_date import FileDate
 from logagg_sinks.file.file_options import FileFormat, FileOptions
 from logagg_sinks.file.fsync import Fsync, Syncer
 from logagg_sinks.file.log_file import LogFile
@@ -50,9 +50,6 @@ MOST_OPEN = 128
 
 CLOSE_TIMEOUT = 10.0
 """Seconds that `close` waits for compressing; the next run finishes the rest."""
-
-SEARCHES = 3
-"""How often opening is tried with a journal that cannot be read."""
 
 Key = tuple[str, ...]
 
@@ -103,8 +100,6 @@ class FileSink(Sink):
         self._root = Path.cwd()
         self._executors: _Executors | None = None
         self._files: OrderedDict[Key, LogFile] = OrderedDict()
-        self._date = ""
-        self._searches = 0  # for the newest date
         self._warnings: dict[str, str] = {}
         self._tidy_queued = False
         self._make_keepers()
@@ -117,7 +112,13 @@ class FileSink(Sink):
             dated=self.options.when is not None,
             literal=not self._paths.split,
         )
-        self._own = own
+        self._date = FileDate(
+            own,
+            self._paths,
+            self._clock,
+            utc=self.options.utc,
+            alarm=lambda text: self._set_warning(self._paths.text, text),
+        )
         self._journal = own.journal
         self._rotator = Rotator(own)
         self._retention = Retention(
@@ -186,7 +187,7 @@ class FileSink(Sink):
             )
         try:
             if self._paths.dated:
-                await self._executors.write.call(self._find_newest_date)
+                await self._executors.write.call(self._date.open)
             if self._paths.split:
                 await self._executors.write.call(self._open_base)
                 self._tidy()
@@ -194,22 +195,6 @@ class FileSink(Sink):
                 await self._file(())
         except OSError as error:
             raise self._unavailable(error) from error
-
-    def _find_newest_date(self) -> None:
-        """Begin with the newest day that has a file: a date never goes back.
-
-        The clock may have been set back, or another starter be in another time zone. A
-        journal that cannot be read fails the first calls, then the log goes on without.
-
-        Raises:
-            ConfigError, OSError: It cannot be read now.
-        """
-        self._searches += 1
-        try:
-            self._date = max(self._date, self._own.newest_date())
-        except (OSError, ConfigError):
-            if self._searches < SEARCHES:
-                raise
 
     def _open_base(self) -> None:
         """Check the directory; count the names of files, but not those of strangers."""
@@ -286,16 +271,12 @@ class FileSink(Sink):
 
     async def _turn_day(self) -> None:
         """Close the files of the day before when the date changes."""
-        date = self._today()
-        if date != self._date:
-            await self._close_files()
-            self._date = date
-
-    def _today(self) -> str:
-        now = dt.datetime.fromtimestamp(self._clock(), dt.UTC)
-        if not self.options.utc:
-            now = now.astimezone()
-        return max(now.strftime("%Y-%m-%d"), self._date)
+        if self._date.is_due():
+            assert self._executors is not None
+            date = await self._executors.write.call(self._date.note_next)
+            if date:
+                await self._close_files()
+                self._date.current = date
 
     async def _file(self, key: Key) -> LogFile:
         """The file for these values of the template's fields, opened."""
@@ -318,10 +299,9 @@ class FileSink(Sink):
     def _make(self, values: dict[str, str]) -> LogFile:
         options, executors = self.options, self._executors
         assert executors is not None
-        if self._paths.dated:
-            self._date = self._today()
-        name = self._paths.log_name(values, self._date)
-        path = self._root / self._paths.expand(values, self._date)
+        date = self._date.current
+        name = self._paths.log_name(values, date)
+        path = self._root / self._paths.expand(values, date)
         appender = Appender(
             path,
             executors.write,

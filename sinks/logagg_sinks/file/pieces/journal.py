@@ -49,6 +49,9 @@ LOCK_TIMEOUT = 1.0
 COMPACT_BYTES = 64 * 1024
 """A journal of more bytes, most of them outdated, is written anew."""
 
+DATES = 100
+"""How many of the dates of files a compact journal keeps."""
+
 _ENTRY_BYTES = 200  # about the length of an entry
 
 _Place: TypeAlias = tuple[str, int]
@@ -115,6 +118,7 @@ class Journal:
     Attributes:
         id: Random text that is part of each temporary name; empty until it is opened.
         claims: The files that were noted, by place.
+        dates: Dates that files were named by, or were about to be.
     """
 
     def __init__(self, base: Path, name: str) -> None:
@@ -122,6 +126,7 @@ class Journal:
         self.name = name
         self.id = ""
         self.claims: dict[_Place, Claim] = {}
+        self.dates: set[str] = set()
         self._proven: dict[_Place, tuple[Claim, int, int]] = {}
         self._lock = threading.RLock()
         self._depth = 0
@@ -222,7 +227,7 @@ class Journal:
                 "remove it",
             )
         self._fd, self._read_to, self._entries = fd, 0, 0
-        self.id, self.claims = "", {}
+        self.id, self.claims, self.dates = "", {}, set()
 
     def _refresh(self) -> None:
         """Read what was appended since; begin an empty journal."""
@@ -246,6 +251,8 @@ class Journal:
             found = orjson.loads(line)
             if "id" in found:
                 self.id = self.id or str(found["id"])
+            elif "date" in found:
+                self.dates.add(str(found["date"]))
             elif "gone" in found:
                 self.claims.pop((str(found["gone"][0]), int(found["gone"][1])), None)
             else:
@@ -269,6 +276,11 @@ class Journal:
         if self.claims.get(claim.place) != claim:
             self._append(_entry(claim._asdict()))
 
+    def add_date(self, date: str) -> None:
+        """Note a date before a file is named by it. As `add`."""
+        if date not in self.dates:
+            self._append(_entry({"date": date}))
+
     def drop(self, place: _Place) -> None:
         """Forget a file. Inside a transaction. Raises OSError."""
         if place in self.claims:
@@ -277,11 +289,13 @@ class Journal:
     def compact(self) -> None:
         """Write the journal anew when most of it is outdated. Raises OSError."""
         with self.transaction():
-            useful = (len(self.claims) + 1) * 2
+            useful = (len(self.claims) + min(len(self.dates), DATES) + 1) * 2
             if self._entries < max(useful, COMPACT_BYTES // _ENTRY_BYTES):
                 return
             new = f"{self.name}.{self.id}-{secrets.token_hex(4)}.part"
+            dates = sorted(self.dates)[-DATES:]
             data = _entry({"id": self.id})
+            data += b"".join(_entry({"date": each}) for each in dates)
             data += b"".join(_entry(each._asdict()) for each in self.claims.values())
             directory = LogDirectory(self.base)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -300,7 +314,7 @@ class Journal:
                 raise
             finally:
                 directory.close()
-            self._entries = len(self.claims)
+            self._entries = len(self.claims) + len(dates)
 
     def sync(self) -> None:
         """Force the entries to the disk. Raises OSError."""
