@@ -44,13 +44,20 @@ from logagg_sinks.file import (
     file_sink,
     fsync,
     log_file,
-    recovery,
+    repair,
 )  # fmt: skip
-from logagg_sinks.file.pieces import compressor, journal, own_files, retention, rotator
+from logagg_sinks.file.pieces import (
+    compressor,
+    journal,
+    own_files,
+    recall,
+    retention,
+    rotator,
+)  # fmt: skip
 
 MODULES = (
-    _compression, appender, directory, file_locks, file_sink, fsync, recovery,
-    compressor, journal, own_files, retention, rotator, system,
+    _compression, appender, directory, file_locks, file_sink, fsync, repair,
+    compressor, journal, own_files, recall, retention, rotator, system,
 )  # fmt: skip
 STEPS = [
     "fchmod",

@@ -13,13 +13,14 @@ from logagg.core.line import KEY_END, record_id
 from logagg.errors import SinkUnavailable
 from logagg.sinks import FileSink
 from logagg.testing import make_batch, make_line
-from logagg_sinks.file import path_template, recovery
+from logagg_sinks.file import path_template, repair
+from logagg_sinks.file.pieces import recall
 
 
 def written_since(paths, line):
     """What these files hold since a line, each a log by itself."""
-    listing = [[recovery.Listed.of(path)] for path in paths]
-    return recovery.written_since(lambda: listing, line[:KEY_END])
+    listing = [[recall.Listed.of(path)] for path in paths]
+    return recall.written_since(lambda: listing, line[:KEY_END])
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ def test_a_repair_that_is_cut_off_is_made_anew(tmp_path, text):
 def mend(path):
     """Repair a file's end."""
     fd = os.open(path, os.O_RDWR | os.O_APPEND)
-    recovery.repair(fd, path.stat().st_size, json=True)
+    repair.repair(fd, path.stat().st_size, json=True)
     os.close(fd)
     assert path.read_bytes().endswith(b"\n")
 
@@ -176,7 +177,7 @@ def test_what_moves_between_listing_and_opening_is_found(tmp_path):
 
     def listing():
         names = sorted(tmp_path.iterdir())
-        listings.append([recovery.Listed.of(path) for path in names])
+        listings.append([recall.Listed.of(path) for path in names])
         if len(listings) == 1:
             oldest = tmp_path / "app.log.3"
             (tmp_path / "app.log.4.gz").write_bytes(gzip.compress(oldest.read_bytes()))
@@ -187,7 +188,7 @@ def test_what_moves_between_listing_and_opening_is_found(tmp_path):
                 )
         return [listings[-1]]
 
-    found = recovery.written_since(listing, batches[0].lines[0][:KEY_END])
+    found = recall.written_since(listing, batches[0].lines[0][:KEY_END])
 
     assert found == {record_id(line) for batch in batches for line in batch.lines}
     assert len(listings) == 2
@@ -198,9 +199,9 @@ def test_a_line_of_others_hides_nothing_however_long_it_is(
     tmp_path, monkeypatch, packed
 ):
     """Text without an end that another program wrote is passed over, in bounded memory."""
-    monkeypatch.setattr(recovery, "SEARCH_BYTES", 2_000_000)
+    monkeypatch.setattr(recall, "SEARCH_BYTES", 2_000_000)
     batch = make_batch(6)
-    long = b"x" * (recovery.SEARCH_BYTES + 3 * recovery.BLOCK_BYTES) + b"\n"
+    long = b"x" * (recall.SEARCH_BYTES + 3 * recall.BLOCK_BYTES) + b"\n"
     first, last = (
         make_batch(list(part)).data for part in (batch.lines[:3], batch.lines[3:])
     )
@@ -225,21 +226,21 @@ def test_text_of_others_at_the_end_hides_nothing(tmp_path):
 def test_a_name_that_leads_nowhere_for_good_is_given_up(tmp_path):
     """It costs a bounded number of listings, whatever others do to the directory."""
     (tmp_path / "app.log").write_bytes(make_batch(1).data)
-    listed = recovery.Listed.of(tmp_path / "app.log")
+    listed = recall.Listed.of(tmp_path / "app.log")
     calls = []
 
     def listing():
         calls.append(1)
         return [[listed._replace(inode=listed.inode + 1)]]
 
-    assert recovery.written_since(listing, make_line(0)[:KEY_END]) == frozenset()
-    assert len(calls) == recovery.MOST_LISTINGS
+    assert recall.written_since(listing, make_line(0)[:KEY_END]) == frozenset()
+    assert len(calls) == recall.MOST_LISTINGS
 
 
 def test_what_is_known_is_bounded_and_of_the_newest(tmp_path, monkeypatch):
     """A log full of small records costs bounded memory, and no other log its share."""
-    monkeypatch.setattr(recovery, "MOST_RECORDS", 150)
-    monkeypatch.setattr(recovery, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(recall, "MOST_RECORDS", 150)
+    monkeypatch.setattr(recall, "BLOCK_BYTES", 1000)
     batches = [make_batch(300), make_batch(300, start=300)]
     paths = [tmp_path / name for name in ("a.log", "b.log")]
     for path, batch in zip(paths, batches, strict=True):
@@ -292,6 +293,6 @@ def test_a_file_that_the_disk_does_not_give_for_a_moment_is_not_passed_over(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with monkeypatch.context() as patch:
-        patch.setattr(recovery.os, call, fails)
+        patch.setattr(recall.os, call, fails)
         with pytest.raises(OSError, match="Input/output error"):
             written_since([path], make_batch(1).lines[0])

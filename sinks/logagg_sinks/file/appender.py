@@ -14,7 +14,7 @@ only when a write is complete. From that follow:
 - Once a second the name is compared with the open file. When the file was moved away,
   the name is opened anew, a moment later if nothing has its place; when it was deleted,
   the bytes written since the last comparison are carried over into the new file.
-- A truncated last line (its writer was killed) is repaired at opening: see `recovery`.
+- A truncated last line (its writer was killed) is repaired at opening: see `repair`.
   Where that is refused (the disk is still full), it is done before anything is written.
 
 Everything blocks and runs in the sink's writing thread, except `write`, which aiofiles
@@ -37,9 +37,9 @@ from aiofiles.threadpool.binary import AsyncFileIO
 from logagg.abc import failpoints
 from logagg.errors import ConfigError
 from logagg_sinks._executor import SerialExecutor
-from logagg_sinks.file import recovery
 from logagg_sinks.file.directory import LogDirectory, Opened, Ownership
 from logagg_sinks.file.file_locks import begin_writing, end_writing
+from logagg_sinks.file.repair import last_line_end, repair
 
 __all__ = ["Appender"]
 
@@ -180,7 +180,7 @@ class Appender:
         size = os.fstat(self._fd).st_size  # others may have appended
         start = self.size = size
         if size:
-            start, self.size = recovery.repair(self._fd, size, json=self._json)
+            start, self.size = repair(self._fd, size, json=self._json)
         self._is_torn = False
         self._checked_size = min(self._checked_size, start)
         torn = size - start
@@ -271,7 +271,7 @@ class Appender:
             actual = os.fstat(self._fd).st_size
             begin = good = self._partial_start(actual)
             if keep_lines and actual > begin:
-                good = recovery.last_line_end(self._fd, begin, actual)
+                good = last_line_end(self._fd, begin, actual)
         if actual > good:
             os.ftruncate(self._fd, good)
         self._settle(good)

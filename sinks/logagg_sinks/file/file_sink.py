@@ -29,7 +29,6 @@ from logagg.text import Template
 from logagg_sinks._compression import require
 from logagg_sinks._executor import SerialExecutor
 from logagg_sinks._sink_options import make, query, read
-from logagg_sinks.file import recovery
 from logagg_sinks.file.appender import Appender
 from logagg_sinks.file.directory import LogDirectory, probe_path
 from logagg_sinks.file.file_date import FileDate
@@ -39,9 +38,9 @@ from logagg_sinks.file.log_file import LogFile
 from logagg_sinks.file.path_template import PathTemplate
 from logagg_sinks.file.pieces.journal import Journal
 from logagg_sinks.file.pieces.own_files import OwnFiles
+from logagg_sinks.file.pieces.recall import Listed, written_since
 from logagg_sinks.file.pieces.retention import Retention
 from logagg_sinks.file.pieces.rotator import Rotator
-from logagg_sinks.file.recovery import Listed
 
 __all__ = ["FileSink"]
 
@@ -334,9 +333,7 @@ class FileSink(Sink):
             return frozenset()
         if self._executors is None:
             raise SinkUnavailable(f"file {self.path} is not open")
-        return await self._executors.write.call(
-            recovery.written_since, self._logs, since
-        )
+        return await self._executors.write.call(written_since, self._logs, since)
 
     def _logs(self) -> list[list[Listed]]:
         """The files to search: each log with its own pieces.
