@@ -388,9 +388,13 @@ class World:
             current = [p for p in names if p not in rotated and p.suffix == ".log"]
             # No system has a call that truncates a file only if nobody appended to it.
             if current and not {"ftruncate", "pwrite"}.intersection(self.amid):
+                path = self.chance.choice(current)
                 # In the middle of a rotation it makes the file one of others: it stays.
-                self.edited = self.edited or bool(self.amid and kind == "append")
-                self._touch_current(kind, self.chance.choice(current))
+                # So does an original whose copy a killed process had made.
+                copied = path.with_name(f"{path.name}.gz").exists()
+                changing = bool(self.amid) or copied
+                self.edited = self.edited or (changing and kind == "append")
+                self._touch_current(kind, path)
             return
         if kind == "plant" or not rotated:
             day = time.strftime("%Y-%m-%d", time.gmtime(self.clock()))
