@@ -5,7 +5,8 @@ Rounds of some seconds. In each, processes log to one file, in one of several sc
 that closes descriptors that are not its own), while at random consumers, workers and
 supervisors are killed or suspended, descriptors run out, and the disk is full or broken.
 Then all is mended, and the judge compares what the log calls accepted with the file:
-nothing lost, nothing twice, nothing foreign, each process's records in order.
+nothing lost, nothing twice, nothing foreign, each process's records in order, and none
+before one that caused it.
 
 Some losses nobody can help, and the guarantees state them: a worker that is killed while
 its consumer is dead, takes its pipe along. So one is killed only when its records are
@@ -33,6 +34,7 @@ from typing import Any
 import pytest
 import support
 from harness import faults, fresh_record, judge, producer
+from harness.causes import Causes, check_causes, goes_back
 from harness.judge import Sent, Verdict
 from harness.producer import LEDGER
 from serving import LOGAGG
@@ -71,6 +73,10 @@ class Round:
         for name in ("log", "ledgers", "own"):
             (self.folder / name).mkdir()
         (self.folder / "own").chmod(0o777)
+        self.chain = self.folder / "chain"
+        self.chain.touch()
+        self.chain.chmod(0o666)
+        self.causes = Causes()
         self.rate = chance.choice([200, 1000, 3000])
         self.size = chance.choice([20, 20, 300, 5000])
         # Each rotation renames all pieces: some hundreds of them, no more.
@@ -96,7 +102,7 @@ class Round:
         config = {
             "path": str(self.path), "worker": name, "run": "r", "count": 10**9,
             "rate": self.rate, "size": self.size, "ledgers": str(self.folder / "ledgers"),
-            "own": str(self.folder / "own"),
+            "own": str(self.folder / "own"), "chain": str(self.chain),
             "options": {"maxBytes": self.max_bytes, "backupCount": 1_000_000},
         }  # fmt: skip
         return json.dumps({**config, **changes})
@@ -402,9 +408,12 @@ class Round:
             verdict.require(complete=not self.spool_full, ordered=ordered)
         except AssertionError as error:
             found.append(str(error))
-        back = list(goes_back(support.lines(*support.rotated(self.path))))
+        lines = support.lines(*support.rotated(self.path))
+        back = list(goes_back(lines))
         if len(back) > self.most_consumers():
-            found.append(f"{len(back)} times back in time: {back[0][:300]!r}")
+            found.append(f"{len(back)} times back in time: {lines[back[0]][:300]!r}")
+        self.causes = check_causes(lines)
+        found += self.causes.wrong[:5]
         if self.scene == "alone" and verdict.late:
             found.append(f"{verdict.late} late, though one process alone logged")
         found += [
@@ -439,22 +448,6 @@ def consumers() -> Iterator[int]:
                 int(name)
             ):
                 yield int(name)
-
-
-def goes_back(lines: list[bytes]) -> Iterator[bytes]:
-    """The lines that should not stand after the one before them.
-
-    A line may say that it is late, and what waited in a spool was received earlier than
-    what another consumer wrote meanwhile.
-    """
-    before, received = b"", b""
-    for line in lines:
-        if b',"late":true' in line:
-            continue
-        at = line[line.rindex(b'"received":"') :]
-        if line[:44] < before and at >= received:
-            yield line
-        before, received = line[:44], at
 
 
 def has_children(pid: int) -> bool:
@@ -512,6 +505,9 @@ def play(made: Round, length: float, totals: collections.Counter[str]) -> list[s
         totals["foreign"] += len(verdict.strangers) + len(verdict.broken)
         totals["late"] += verdict.late
         wrong = made.wrong(verdict)
+        totals["causes"] += made.causes.pairs
+        totals["causes in another process"] += made.causes.crossed
+        totals["effects first, as the file shows"] += made.causes.excused
     except AssertionError as error:
         wrong = [repr(error)]
     finally:
