@@ -313,12 +313,15 @@ class _Socket(socket.socket):
         super().shutdown(*args)
 
     def close(self) -> None:
+        """Close; when it is interrupted too, since nobody holds the object any more."""
         process = _process()
-        if process is not None and process.alive:
-            _enter()
-            if self in process.owners:
+        try:
+            if process is not None and process.alive:
+                _enter()
+        finally:
+            if process is not None and self in process.owners:
                 process.owners.remove(self)
-        super().close()
+            super().close()
 
 
 class _FileIO(io.FileIO):
