@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 
@@ -295,7 +296,13 @@ def test_the_failure_store_is_no_success(cluster, make, tools):
     sink = make()
     sink.alarm = lambda event, level, text: alarms.append((str(event), level))
     sink.sleep = nap
-    tools.send(sink, make_batch(25, start=5))
+
+    async def scenario():
+        async with tools.opened(sink):
+            await sink.write(make_batch(25, start=5))
+            await tools.until(lambda: states, "the suspension")
+
+    asyncio.run(scenario())
     assert sink.counters["failure_stored"] == 25
     assert states == [(SinkState.SUSPENDED, 30)]
     assert ("sink_suspended", "error") in alarms
