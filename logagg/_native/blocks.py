@@ -12,9 +12,9 @@ Python way from there on.
 
 from __future__ import annotations
 
-import os
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeGuard
+
+from logagg._native import load
 
 if TYPE_CHECKING:
     from logagg._native.merge import Lines
@@ -22,17 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["as_list", "has_level", "joined", "merged", "native", "size_of", "split"]
 
 
-def _load() -> ModuleType | None:
-    if os.environ.get("LOGAGG_PURE") == "1":
-        return None
-    try:
-        from logagg._native import merge as module  # where it was built, and may be
-    except ImportError:
-        return None
-    return module
-
-
-native: Any = _load()
+native: Any = load("merge")
 """The C form; None: there is none."""
 
 _Lines: Any = native.Lines if native is not None else None

@@ -11,15 +11,15 @@ subinterpreter, or with `LOGAGG_PURE=1`. What is logged is the same in both form
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import threading
 import time
-from types import BuiltinFunctionType, ModuleType
+from types import BuiltinFunctionType
 from typing import Any
 
 import orjson
 
+from logagg._native import load
 from logagg.client import context_fields, handler
 from logagg.client.fast import record_factory
 from logagg.client.handler import Handler
@@ -53,18 +53,7 @@ _PLAIN, _SECRET, _SPECIAL = range(3)
 _MARKS = frozenset(("_logger", "_name", "event"))
 """Fields that structlog sets for itself, and the name of its text."""
 
-
-def _load() -> ModuleType | None:
-    if os.environ.get("LOGAGG_PURE") == "1":
-        return None
-    try:
-        from logagg._native import emit as module  # where it was built, and may be
-    except ImportError:
-        return None
-    return module
-
-
-emit: Any = _load()
+emit: Any = load("emit")
 
 
 def _is_special(name: str) -> bool:
