@@ -13,6 +13,7 @@ import collections
 import contextlib
 import functools
 import gc
+import logging
 import os
 import shutil
 import signal
@@ -509,6 +510,7 @@ def _reproducible() -> Iterator[None]:
         gc.collect()
     gc.freeze()
     gc.disable()
+    handlers = logging.root.handlers[:]  # each consumer adds one, for all its life
     taken = [os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)]
     while taken[-1] < FIRST_DESCRIPTOR:
         taken.append(os.dup(taken[0]))
@@ -518,6 +520,7 @@ def _reproducible() -> Iterator[None]:
     finally:
         for each in taken:
             os.close(each)
+        logging.root.handlers[:] = handlers
         if collects:
             gc.enable()
 
