@@ -352,9 +352,13 @@ class GuardedSink:
         self._is_foreign = False
 
     async def written_since(self, since: bytes) -> frozenset[bytes]:
-        """See `Sink`; nothing while another consumer writes: that may be for long."""
+        """See `Sink`.
+
+        Raises:
+            TargetOwned: Another consumer writes, maybe for long: ask once it is open.
+        """
         if self._is_foreign:
-            return frozenset()
+            raise TargetOwned("another consumer owns the target")
         return await self._sink.written_since(since)
 
     async def close(self) -> None:

@@ -10,6 +10,7 @@ from time import monotonic
 from logagg.abc import Batch, Sink
 from logagg.core.event import Event
 from logagg.core.line import KEY_END, record_id
+from logagg.errors import TargetOwned
 from logagg.fanout.counters import SinkCounters
 from logagg.fanout.runner_state import FIRST_RETRY, may_pass
 from logagg.fanout.sink_spool import SinkSpool
@@ -18,6 +19,9 @@ __all__ = ["KnownRecords"]
 
 
 TAKEOVER_TIMEOUT = 5.0
+
+MOST_UNCHECKED = 500_000
+"""Ids of records that are kept until the sink can be asked for them: about 100 MB."""
 
 
 class KnownRecords:
@@ -31,17 +35,22 @@ class KnownRecords:
     Attributes:
         ids: The ids that are known, of all that was asked for; each until its record
             has come.
-        of_spool: Ids of a predecessor's spool that the sink has already.
+        is_open: Whether the sink was opened, so that it can be asked.
+        waiting: Ids of records that the sink has already, though they wait for it: in a
+            predecessor's spool, or since it could not be asked when they came.
     """
 
     def __init__(self, sink: Sink, spool: SinkSpool, counters: SinkCounters) -> None:
         self.ids: set[bytes] = set()
-        self.of_spool: frozenset[bytes] = frozenset()
+        self.is_open = False
+        self.waiting: frozenset[bytes] = frozenset()
         self._sink = sink
         self._spool = spool
         self._counters = counters
         self._spooled: frozenset[bytes] = frozenset()
         self._wanted: list[bytes] = []
+        self._is_postponed = False  # until the sink is open
+        self._unchecked: set[bytes] = set()  # what came meanwhile
         self._lock = asyncio.Lock()
 
     async def take_over(self, recover: Callable[[], None]) -> None:
@@ -66,23 +75,26 @@ class KnownRecords:
             self._counters.announce(Event.SINK_ERROR, what)
 
     async def compare(self) -> None:
-        """Find which of those records the sink has, once it is open."""
-        if self._spooled:
+        """Find which records the sink has of those that wait for it, once it is open."""
+        waiting = self._spooled | self._unchecked
+        if waiting:
             # The lowest stamp of all: late records wait after younger ones.
-            oldest = min(self._spooled)[:KEY_END]
+            oldest = min(waiting)[:KEY_END]
             try:
                 written = await self._sink.written_since(oldest)
             except OSError as error:
                 what = f"cannot compare its spool with what it has: {error}"
                 self._counters.announce(Event.SINK_ERROR, what)
             else:
-                self.of_spool = self._spooled & written
-            self._spooled = frozenset()
+                self.waiting |= waiting & written
+        self._spooled, self._unchecked = frozenset(), set()
+        self._is_postponed, self.is_open = False, True
 
     async def extend(self, since: bytes) -> None:
         """Add the records since a sort key. Raises what the sink does.
 
-        Calls that come while the sink answers another one are answered together.
+        Calls that come while the sink answers another one are answered together. While
+        another consumer owns the target, the question is put off: see `postpone`.
         """
         self._wanted.append(since)
         if self._spool.records:  # first: records go from there to the sink
@@ -92,10 +104,20 @@ class KnownRecords:
                 oldest, self._wanted = min(self._wanted), []
                 try:
                     found = await self._sink.written_since(oldest)
+                except TargetOwned:
+                    self.postpone()
                 except BaseException:
                     self._wanted.append(oldest)  # others' as well: they retry
                     raise
-                self.ids |= found
+                else:
+                    self.ids |= found
+
+    def postpone(self) -> None:
+        """Ask for the records that come from now on when the sink is open.
+
+        At most MOST_UNCHECKED of them; those beyond may be written twice.
+        """
+        self._is_postponed = True
 
     def forget(self) -> None:
         """No record can come any more that an earlier consumer may have written."""
@@ -105,6 +127,8 @@ class KnownRecords:
         """The batch less the records that are known, of those under suspicion."""
         known = suspects & self.ids
         self.ids -= known
+        if self._is_postponed and len(self._unchecked) < MOST_UNCHECKED:
+            self._unchecked |= suspects - known
         return self.fresh(batch, known)
 
     def fresh(self, batch: Batch, known: AbstractSet[bytes]) -> Batch:

@@ -233,17 +233,21 @@ class Fanout:
         """Ask the durable sinks what they have written since a sort key.
 
         Waits RECALL_TIMEOUT seconds at most, and OPEN_TIMEOUT for one that is not open.
-        What a sink does not report is written to it again.
+        A sink that is not open by then is asked once it is; what another one does not
+        report is written to it again.
         """
         durable = [each for each in self.runners.values() if each.sink.durable]
         await asyncio.gather(*(self._recall(each, since) for each in durable))
 
     async def _recall(self, runner: SinkRunner, since: bytes) -> None:
         try:
-            is_open = runner.state is not RunnerState.OPENING
-            async with asyncio.timeout(RECALL_TIMEOUT if is_open else OPEN_TIMEOUT):
+            timeout = RECALL_TIMEOUT if runner.known.is_open else OPEN_TIMEOUT
+            async with asyncio.timeout(timeout):
                 await _insistently(lambda: runner.known.extend(since))
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
+            if not runner.known.is_open:
+                runner.known.postpone()
+                return
             text = f"sink {runner.name} cannot read what it has written"
             details = {"event": Event.SINK_ERROR, "sink": runner.name}
             reason = str(error) or type(error).__name__

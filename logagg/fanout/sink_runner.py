@@ -267,6 +267,7 @@ class SinkRunner:
                 self._wake.clear()
                 await self._wake.wait()
             if self.idle:
+                self.known.waiting = frozenset()
                 if self.state in OVERRUN:
                     self._enter(RunnerState.RUNNING)
                 self._credit.restore()
@@ -275,7 +276,8 @@ class SinkRunner:
         entry = self._backlog.take()
         if failpoints.ACTIVE:
             failpoints.hit("before_write")
-        written = await self._write(entry.batch, entry)
+        fresh = self.known.fresh(entry.batch, self.known.waiting)
+        written = not len(fresh) or await self._write(fresh, entry)
         if failpoints.ACTIVE:
             failpoints.hit("after_write")
         self._backlog.finish(written=written)
@@ -291,12 +293,11 @@ class SinkRunner:
         if batch is None:
             self.counters.drop("spool_removed", {"unknown": self.spool.drop()})
             return
-        fresh = self.known.fresh(batch, self.known.of_spool)
+        fresh = self.known.fresh(batch, self.known.waiting)
         if len(fresh):
             await self._write(fresh)
         self.spool.advance(batch)
         if not self.spool.records:
-            self.known.of_spool = frozenset()
             self._finished()
 
     async def _write(self, batch: Batch, entry: QueuedBatch | None = None) -> bool:

@@ -16,8 +16,8 @@ import support
 
 import logagg.fanout
 from logagg.abc import Batch, Policy, Sink
-from logagg.core.line import received_suffix, seq_of
-from logagg.errors import ConfigError, SinkUnavailable
+from logagg.core.line import KEY_END, received_suffix, record_id, seq_of
+from logagg.errors import ConfigError, SinkUnavailable, TargetOwned
 from logagg.fanout import fanout as fanout_module
 from logagg.fanout import sink_calls
 from logagg.fanout.fanout import Fanout
@@ -680,6 +680,51 @@ def test_those_who_ask_together_are_answered_together() -> None:
         assert sink.asked == [b"500", b"400", b"400"]
         assert runner.known.ids == {b"since 500", b"since 400"}
         await stream.fanout.close(1.0)
+
+    run(main)
+
+
+@pytest.mark.parametrize("waits_on_disk", [False, True])
+@pytest.mark.parametrize("error", [TargetOwned, SinkUnavailable])
+def test_what_comes_before_the_target_is_open_is_compared_then(
+    error: type[SinkUnavailable], waits_on_disk: bool, monkeypatch: Any
+) -> None:
+    """A predecessor that still writes has written some of it."""
+
+    class Owned(Target):
+        owned = True
+
+        async def open(self) -> None:
+            if self.owned:
+                raise error("another consumer writes it")
+
+        async def written_since(self, since: bytes) -> frozenset[bytes]:
+            if self.owned:
+                raise error("another consumer writes it")
+            return frozenset(map(record_id, lines[:30]))
+
+    monkeypatch.setattr(fanout_module, "OPEN_TIMEOUT", 0.3)
+    body = b'"logger":"l","message":"%s"' % (b"x" * 100_000 * waits_on_disk)
+    lines = [support.wire_line(10**18 + n, n, body=body) for n in range(1, 101)]
+
+    async def main() -> None:
+        stream = Stream()
+        sink = Owned()
+        await stream.fanout.add("a", wrap(sink), waits=True)
+        await stream.fanout.recall(lines[0][:KEY_END])
+        for start in range(0, 100, 20):
+            batch = Batch(lines[start : start + 20], received_suffix(10**18))
+            stream.fanout.put(batch, frozenset(map(record_id, batch.lines)))
+        (runner,) = stream.fanout.runners.values()
+        if waits_on_disk:
+            await until(lambda: stream.fanout.blocked or runner.spool.records)
+            stream.fanout.put(Batch(lines[-1:], received_suffix(10**18)), NOTHING)
+        sink.owned = False
+        await until(lambda: len(sink.taken) >= 70 + waits_on_disk)
+        assert sink.seqs[:70] == [*range(31, 101)]
+        await until(lambda: runner.idle)
+        await until(lambda: not runner.known.waiting)
+        await stream.fanout.close(5)
 
     run(main)
 
