@@ -27,6 +27,7 @@ from time import CLOCK_REALTIME, clock_gettime_ns
 from typing import TYPE_CHECKING, Any, Unpack
 from weakref import ref
 
+from logagg.client import dialect_functions as dialects
 from logagg.client.closing import leave
 from logagg.client.context_fields import (
     TRACE,
@@ -70,6 +71,8 @@ _FRAMEWORKS = {
     "dramatiq": "running_task", "huey": "running_task", "gevent": "running_task",
 }  # fmt: skip
 """By library, the module of `logagg.integrations` that it needs where it is used."""
+_ANY_TIME = "handlers.rendered_messages"
+"""Also for a library that is imported later: secrets would stand in its texts."""
 
 FLUSH_TIMEOUT = 5.0
 
@@ -141,8 +144,9 @@ class Handler(logging.Handler):
         self._bare = True
         self._written: set[int] = set()  # threads in between loguru's write and flush
         super().__init__(level)
-        for framework in _FRAMEWORKS.keys() & _modules.keys():
-            import_module(f"logagg.integrations.{_FRAMEWORKS[framework]}").install()
+        used = (_FRAMEWORKS[each] for each in _FRAMEWORKS.keys() & _modules.keys())
+        for module in (_ANY_TIME, *used):
+            import_module(f"logagg.integrations.{module}").install()
 
     def _at_fork_reinit(self) -> None:
         """Other hooks may log in the child before the transport's own hook has run."""
@@ -183,7 +187,7 @@ class Handler(logging.Handler):
             original = record
             arguments = record.args
             if arguments is None or record.name in PARSED_LOGGERS:
-                found = _parsed(record, transport.destination.path)
+                found = dialects.parsed(record, transport.destination.path)
                 if found is None:
                     return  # sent already, before it was queued
                 record = found
@@ -256,12 +260,17 @@ class Handler(logging.Handler):
 
     def _message(self, record: LogRecord, fields: dict[str, Any]) -> object:
         """The message of a record that is not a plain string with good arguments."""
+        message = record.msg
+        if isinstance(message, str | bytes) and type(message) not in (str, bytes):
+            found = dialects.rendered_event(record)
+            if found is not None:
+                rest, made = found
+                self._add_exception(made, fields)
+                return self._event(rest, record, fields, frozenset())
         if not self._bare:
-            from logagg.dialects.formatter_texts import formatted  # for few handlers
-
             own = _STANDARD_NAMES
             try:
-                text, event = formatted(self, record, own, redact=self._redact)
+                text, event = dialects.formatted(self, record, own, redact=self._redact)
             except Exception as error:  # noqa: BLE001 - a formatter can raise anything
                 fields["format_error"] = f"{type(error).__name__}: {safe_text(error)}"
             else:
@@ -270,7 +279,6 @@ class Handler(logging.Handler):
                 if type(text) is not str or text[:1] != "{":
                     return text
                 return self._rendered(text, record, fields)
-        message = record.msg
         if isinstance(message, Mapping) and not record.args:
             return self._event(message, record, fields, frozenset())
         try:
@@ -286,9 +294,7 @@ class Handler(logging.Handler):
 
     def _rendered(self, text: str, record: LogRecord, fields: dict[str, Any]) -> object:
         """Split the JSON of a formatter; a text that is none is the message."""
-        from logagg.dialects.rendered_events import parse_event  # for few formatters
-
-        event = parse_event(text)
+        event = dialects.parse_event(text)
         if event is None or (self._bare and "event" not in event):
             return text
         extra = set(record.__dict__).difference(_STANDARD_NAMES)
@@ -302,12 +308,10 @@ class Handler(logging.Handler):
         known: Collection[str],
     ) -> object:
         """Split a structured message into its text and fields, `known` ones left out."""
-        from logagg.dialects.rendered_events import event_fields  # for few messages
-
         if len(event) > _MOST_FIELDS:
             fields[encode.TRUNCATED_FIELDS] = str(len(event) - _MOST_FIELDS)
             event = dict(islice(event.items(), _MOST_FIELDS))
-        text, rest, exception = event_fields(event, record)
+        text, rest, exception = dialects.event_fields(event, record)
         if exception is not None:
             fields["exception"] = exception
         for name, value in rest.items():
@@ -341,9 +345,7 @@ class Handler(logging.Handler):
         add_surroundings(fields, self._transport.process_fields)
 
     def _add_exception(self, record: LogRecord, fields: dict[str, Any]) -> None:
-        from logagg.dialects.traceback_text import exception_of  # few records have one
-
-        exception = exception_of(record, self.formatter)
+        exception = dialects.exception_of(record, self.formatter)
         if exception is not None:
             fields["exception"] = exception
         if record.stack_info:
@@ -354,9 +356,7 @@ class Handler(logging.Handler):
 
         The `flush` that loguru calls next, in the same thread, does not wait.
         """
-        from logagg.dialects.loguru_messages import log_record  # for loguru only
-
-        record = log_record(message.record)
+        record = dialects.log_record(message.record)
         if record.levelno >= self.level:
             self.handle(record)
         self._written.add(get_ident())
@@ -441,9 +441,3 @@ def add_running(fields_now: Callable[[], dict[str, Any] | None]) -> None:
     if fields_now not in running:
         running.append(fields_now)
     Handler._contextual = True
-
-
-def _parsed(record: LogRecord, address: str) -> LogRecord | None:
-    from logagg.dialects.framework_records import parsed  # for few records
-
-    return parsed(record, address)

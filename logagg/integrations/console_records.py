@@ -10,7 +10,7 @@ arrive as text, without level, logger, fields and exception. Theory of operation
   written as before, so files and buffers of the program work as written.
 - What any other handler prints of a record is replaced by the record, too
   (`logagg.integrations.handlers.printing_handlers`).
-- The root logger keeps a `RunHandler` as long as nothing else on it reaches the
+- The root logger keeps a `RootHandler` as long as nothing else on it reaches the
   console: after `basicConfig(filename=…)` or a `dictConfig` with files only, records
   still come. It goes when the program puts a console handler on the root logger, so
   that the levels and filters set there hold.
@@ -43,6 +43,7 @@ from typing import Any
 
 from logagg.client.fast import log_calls
 from logagg.client.handler import Handler
+from logagg.dialects.structlog_texts import event_record
 from logagg.integrations import (
     celery,
     excepthooks,
@@ -50,7 +51,11 @@ from logagg.integrations import (
     inherit,
     running_task,
 )
-from logagg.integrations.handlers import printing_handlers, queue_handlers
+from logagg.integrations.handlers import (
+    printing_handlers,
+    queue_handlers,
+    rendered_messages,
+)
 from logagg.integrations.handlers.queue_handlers import sent_as_it_is
 from logagg.integrations.handlers.root_handler import RootHandler, RootPlace
 from logagg.integrations.import_hooks import when_imported
@@ -69,19 +74,6 @@ _MOST_FRAMES = 12  # between loguru's sink and the `handle` of a handler that ca
 _ATTACH = "logagg.integrations.console_records:install"
 
 
-class RunHandler(RootHandler):
-    """A worker's own handler, which also takes the events of structlog."""
-
-    def _message(self, record: logging.LogRecord, fields: dict[str, Any]) -> object:
-        """Take apart what structlog rendered before it gave it to `logging`."""
-        event = getattr(record.msg, "event", None)
-        if not isinstance(record.msg, _Rendered) or record.args or event is None:
-            return super()._message(record, fields)
-        made = _event_record(event, record.levelname)
-        self._add_exception(made, fields)
-        return self._event(made.msg, record, fields, frozenset())  # type: ignore[arg-type]
-
-
 class Console:
     """Decides where the records of one worker's console handlers go.
 
@@ -89,7 +81,7 @@ class Console:
         handler: Sends records; also the root logger's handler while it needs one.
     """
 
-    def __init__(self, handler: RunHandler) -> None:
+    def __init__(self, handler: RootHandler) -> None:
         self.handler = handler
         self._captured = _captured_files()
         self.root = RootPlace(handler, self.reaches)
@@ -162,7 +154,7 @@ def install(level: int | str) -> Console:
         level: The root logger's level until the program sets one.
     """
     log_calls.install()
-    console = Console(RunHandler())
+    console = Console(RootHandler())
     root = logging.getLogger()
     console.root.place()
     root.setLevel(level.upper() if isinstance(level, str) else level)
@@ -181,9 +173,8 @@ def install(level: int | str) -> Console:
     printed_warnings.install(console.captures, console.handler.handle)
     when_imported("rich.logging", lambda module: _rich(console, module))
     when_imported("loguru._logger", lambda module: _loguru(console, module))
+    rendered_messages.install()
     when_imported("structlog._output", lambda module: _structlog(console, module))
-    when_imported("structlog.dev", _renderers)
-    when_imported("structlog.processors", _renderers)
     when_imported("dramatiq.cli", lambda module: _dramatiq(console, module))
     celery.install(then=console.root.place)
     running_task.install()
@@ -297,51 +288,6 @@ def _passed_on(text: str) -> logging.LogRecord | None:
     return None
 
 
-class _Rendered(str):
-    """The text of a structlog event, with the event that it was made from."""
-
-    __slots__ = ("event",)
-    event: dict[str, Any]
-
-
-class _RenderedBytes(bytes):
-    """As `_Rendered`, for renderers that give bytes."""
-
-    event: dict[str, Any]
-
-
-_RENDERERS = (
-    "ConsoleRenderer",
-    "JSONRenderer",
-    "KeyValueRenderer",
-    "LogfmtRenderer",
-)
-
-
-def _renderers(module: ModuleType) -> None:
-    """Let structlog's renderers keep the event beside the text that they make."""
-    for name in _RENDERERS:
-        renderer = vars(module).get(name)
-        if renderer is not None and renderer.__module__ == module.__name__:
-            renderer.__call__ = _keeping(renderer.__call__)
-
-
-def _keeping(call: Any) -> Any:
-    def render(self: Any, logger: Any, name: str, event: dict[str, Any]) -> Any:
-        kept = dict(event)  # the renderer takes things out
-        text = call(self, logger, name, event)
-        if type(text) is str:
-            text = _Rendered(text)
-        elif type(text) is bytes:
-            text = _RenderedBytes(text)
-        else:
-            return text
-        text.event = kept
-        return text
-
-    return render
-
-
 _LEVEL_OF = {
     "debug": "debug", "info": "info", "warn": "warning", "warning": "warning",
     "error": "error", "err": "error", "failure": "error", "exception": "error",
@@ -364,32 +310,7 @@ def _printing(console: Console, method: Any, level: str) -> Any:
         event = getattr(message, "event", None)
         if event is None or not console.captures(getattr(self, "_file", None)):
             return method(self, message)
-        console.handler.handle(_event_record(event, level))
+        console.handler.handle(event_record(event, level))
         return None
 
     return log
-
-
-def _event_record(event: dict[str, Any], level: str) -> logging.LogRecord:
-    """The record of a structlog event that was about to be printed."""
-    fields = dict(event)
-    level = str(fields.pop("level", level)).lower()
-    fields.pop("timestamp", None)  # the record has its own, some microseconds later
-    name = fields.pop("logger", None) or fields.pop("logger_name", None) or "structlog"
-    info = fields.pop("exc_info", None)
-    if info is True or isinstance(info, BaseException):
-        error = info if isinstance(info, BaseException) else sys.exc_info()[1]
-        info = (type(error), error, error.__traceback__) if error else None
-    text = fields.get("exception")
-    record = logging.makeLogRecord(
-        {
-            "name": str(name),
-            "levelname": level.upper(),
-            "levelno": logging.getLevelNamesMapping().get(level.upper(), 20),
-            "msg": fields,
-            "exc_info": info or None,
-        }
-    )
-    if isinstance(text, str):
-        record.exc_text = fields.pop("exception")
-    return record

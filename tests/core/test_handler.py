@@ -4,6 +4,7 @@ All of it runs against a real consumer; what counts is what stands in the file.
 """
 
 import asyncio
+import builtins
 import gc
 import json
 import logging
@@ -721,6 +722,39 @@ def test_a_record_with_an_impossible_time_is_sent(log, shared, created, capsys):
 
 
 # ---- the rest of what a handler can do ------------------------------------------------
+
+
+@pytest.mark.parametrize("form", [None, "%(levelname)s %(message)s", "JSON"])
+def test_no_record_but_the_first_meets_an_import_statement(
+    log, shared, monkeypatch, form
+):
+    """Not with a formatter of the application's, fields as the message, or exceptions."""
+    logger, handler = log
+    formatter = logging.Formatter(form if form != "JSON" else None)
+    if form == "JSON":
+        formatter.format = lambda record: json.dumps({"message": record.getMessage()})
+    handler.setFormatter(formatter if form else None)
+
+    def log_all():
+        logger.info("text %s", 1)
+        logger.info({"event": "fields", "order": 42})
+        logger.error("exc", exc_info=ValueError("odd"))
+        logger.warning("again %d%%", 5)
+
+    log_all()
+    names = []
+    imported = builtins.__import__
+    monkeypatch.setattr(
+        builtins,
+        "__import__",
+        lambda name, *rest, **options: (
+            names.append(name) or imported(name, *rest, **options)
+        ),
+    )
+    log_all()
+    monkeypatch.undo()
+    assert not [name for name in names if name.startswith("logagg")]
+    assert len(shared.records()) == 8
 
 
 def test_formatters_of_all_styles_make_the_message(log, shared):

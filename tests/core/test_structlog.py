@@ -3,10 +3,12 @@
 import asyncio
 import contextvars
 import logging
+import sys
 import threading
 
 import pytest
 import structlog
+import support
 
 import logagg.structlog
 
@@ -193,6 +195,74 @@ def test_an_event_that_structlog_renders_before_logging_gets_it_is_taken_apart(
     assert "hunter2" not in str(found)
     assert "ValueError: odd" in str(found["exception"])
     assert other["message"] == '{"total": 3}'
+
+
+RENDERERS = {
+    "ConsoleRenderer": structlog.dev.ConsoleRenderer,
+    "KeyValueRenderer": structlog.processors.KeyValueRenderer,
+    "LogfmtRenderer": structlog.processors.LogfmtRenderer,
+    "JSONRenderer": structlog.processors.JSONRenderer,
+    "a function": lambda: lambda _, __, event: str(sorted(event.items(), key=str)),
+    "bytes": lambda: lambda _, __, event: repr(event).encode(),
+}
+
+
+@pytest.mark.parametrize("form", [None, "%(asctime)s %(message)s"])
+@pytest.mark.parametrize("name", RENDERERS)
+def test_an_event_has_its_fields_whatever_text_is_made_of_it(log, shared, name, form):
+    """By the last processor, any: the fields are fields, redacted, and text is none."""
+    logger, handler = log
+    handler.setFormatter(logging.Formatter(form) if form else None)
+    wrapped = structlog.wrap_logger(
+        logger,
+        processors=[
+            structlog.stdlib.add_log_level,
+            lambda _, __, event: {**event, "added": True},
+            RENDERERS[name](),
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+    ).bind(user="ann")
+    wrapped.info("paid", order=42, password="hunter2", of={"token": "t0psecret"})
+    try:
+        raise ValueError("odd")
+    except ValueError:
+        wrapped.exception("failed", password="hunter2")
+
+    paid, failed = shared.records()
+    assert (paid["level"], paid["message"]) == ("info", "paid")
+    assert (paid["order"], paid["user"], paid["added"]) == (42, "ann", True)
+    assert (paid["password"], paid["of"]) == ("[redacted]", {"token": "[redacted]"})
+    assert "hunter2" not in str((paid, failed))
+    assert "t0psecret" not in str(paid)
+    assert (failed["level"], failed["message"]) == ("error", "failed")
+    assert failed["exception"]["message"] == "odd"
+    assert "exc_info" not in failed
+
+
+def test_structlog_may_be_imported_after_the_handler_was_made(tmp_path):
+    """Its first event is taken apart, and pickling what it has handed over gives text."""
+    code = """
+import logging, pickle, sys
+import logagg
+logging.basicConfig(handlers=[logagg.Handler("app.log")], level="INFO")
+assert "structlog" not in sys.modules
+import structlog
+kept = []
+def noted(record):
+    kept.append(record.msg)
+    return True
+logging.getLogger("shop").addFilter(noted)
+structlog.configure(
+    processors=[structlog.processors.LogfmtRenderer()],
+    logger_factory=structlog.stdlib.LoggerFactory())
+structlog.get_logger("shop").info("paid", password="hunter2")
+assert kept == ["password=hunter2 event=paid"]
+assert type(pickle.loads(pickle.dumps(kept[0]))) is str
+"""
+    support.finish([sys.executable, "-c", code], cwd=tmp_path)
+    support.settled()
+    (found,) = support.records(tmp_path / "app.log")
+    assert (found["message"], found["password"]) == ("paid", "[redacted]")
 
 
 def test_each_task_and_thread_has_its_own_context(log, shared):

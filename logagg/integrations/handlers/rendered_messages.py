@@ -1,0 +1,54 @@
+"""Events of structlog that are handed to `logging`, or printed, as a text.
+
+Whatever the last processor is, the text that it makes has the event with it from now on
+(`logagg.dialects.structlog_texts`); a handler sends that. Nothing else about structlog
+changes: what a program prints, or writes into files of its own, is the same.
+"""
+
+from __future__ import annotations
+
+from functools import wraps
+from types import ModuleType
+from typing import Any
+
+from logagg.dialects.structlog_texts import keeping
+from logagg.integrations.import_hooks import when_imported
+
+__all__ = ["install"]
+
+_installed = False
+
+
+class _Bound:
+    """A bound logger as the processing of an event reads it, with another last step."""
+
+    __slots__ = ("_bound", "_context", "_logger", "_processors")
+
+    def __init__(self, bound: Any) -> None:
+        self._bound = bound
+        self._context = bound._context
+        self._logger = bound._logger
+        steps = bound._processors  # in place: tests that capture logs replace them so
+        self._processors = (*steps[:-1], keeping(steps[-1])) if steps else steps
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._bound, name)
+
+
+def install() -> None:
+    """Do so from now on; may be called twice, and before structlog is imported."""
+    global _installed
+    if not _installed:
+        _installed = True
+        when_imported("structlog._base", _replace)
+
+
+def _replace(module: ModuleType) -> None:
+    kind: Any = module.BoundLoggerBase
+    original = kind._process_event
+
+    @wraps(original)
+    def process(self: Any, *args: Any, **options: Any) -> Any:
+        return original(_Bound(self), *args, **options)
+
+    kind._process_event = process
