@@ -150,6 +150,25 @@ RAY = """
 """
 
 
+TORCH = """
+    import logging
+    import torch
+    import torch.distributed
+    logging.basicConfig(level="INFO")
+    torch.distributed.init_process_group("gloo")
+    total, rank = torch.ones(1), torch.distributed.get_rank()
+    torch.distributed.all_reduce(total)
+    logging.getLogger("shop.pay").info("paid %d", total.item(), extra={"order": rank})
+    torch.distributed.destroy_process_group()
+"""
+STARTED = """
+    import subprocess, sys
+    import logagg
+    with logagg.start("file:app.log"):
+        subprocess.run([sys.executable, *WORDS], check=True)
+"""
+
+
 def _run(
     folder: Path, way: str, text: str, words: str = "app.py"
 ) -> list[dict[str, Any]]:
@@ -186,6 +205,24 @@ def test_workers_of_ray(
     assert sorted(each["order"] for each in mine) == list(range(4)), found
     assert {(each["level"], each["message"]) for each in mine} == {("info", "paid")}
     assert not [each for each in mine if any("ray" in name for name in each)]
+
+
+@pytest.mark.parametrize("way", ["start", "run"])
+def test_processes_of_torchrun(tmp_path: Path, way: str) -> None:
+    """Real ones, that reduce a tensor together: a record of each, with its place."""
+    pytest.importorskip("torch", reason="torch is not installed")
+    words = "-m torch.distributed.run --standalone --nproc-per-node 2 job.py"
+    (tmp_path / "job.py").write_text(textwrap.dedent(TORCH))
+    if way == "run":
+        found = _run(tmp_path, way, TORCH, words)
+    else:
+        found = _run(tmp_path, way, STARTED.replace("WORDS", repr(words.split())))
+    mine = [each for each in found if each["logger"] == "shop.pay"]
+    assert sorted(each["order"] for each in mine) == [0, 1], found
+    assert {(each["level"], each["message"]) for each in mine} == {("info", "paid 2")}
+    for each in mine:
+        assert each["rank"] == each["local_rank"] == each["order"]
+        assert each["world_size"] == 2
 
 
 @pytest.mark.parametrize("way", ["start", "run"])

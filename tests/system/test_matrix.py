@@ -228,7 +228,7 @@ ROWS = {
     "Flask": ("test_web_frameworks", '"Flask"'),
     "FastAPI, Starlette": ("test_web_frameworks", "astapi"),
     "dask, pytest-xdist": ("test_child_frameworks", '"dask", "pytest-xdist"'),
-    "torchrun": ("test_child_frameworks", '"a launcher"'),
+    "torchrun": ("test_child_frameworks", "test_processes_of_torchrun"),
     "ray": ("test_child_frameworks", "test_workers_of_ray"),
 }
 """By row of the manual's overview: the file of its test, and what stands in it."""
@@ -237,7 +237,7 @@ ROWS = {
 def test_the_manual_has_these_tables() -> None:
     """Each row of its overview has a test, and its matrix is the one of this file."""
     page = MANUAL.read_text()
-    overview = page.partition("## Overview")[2].partition("\n\nNot part of")[0]
+    overview = page.partition("## Overview")[2].partition("\n\nNot installed")[0]
     rows = [
         line.split(" | ")[0].removeprefix("| ") for line in overview.splitlines()[8:]
     ]
