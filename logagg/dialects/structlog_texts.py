@@ -44,23 +44,32 @@ class RenderedBytes(bytes):
 
 def keeping(last: Callable[..., Any]) -> Callable[..., Any]:
     """A processor that does what the last one does, and keeps the event with its text."""
+    before, after = _copied, _with_event
 
     def process(logger: Any, name: str, event: Any) -> Any:
-        kept = dict(event) if isinstance(event, Mapping) else None
-        text = last(logger, name, event)  # renderers take things out
-        if kept is None:
-            return text
-        made: RenderedText | RenderedBytes
-        if type(text) is str:
-            made = RenderedText(text)
-        elif type(text) is bytes:
-            made = RenderedBytes(text)
-        else:
-            return text
-        made.event = kept
-        return made
+        kept = before(event)
+        return after(last(logger, name, event), kept)  # renderers take things out
 
     return process
+
+
+def _copied(event: Any) -> Event | None:
+    return dict(event) if isinstance(event, Mapping) else None
+
+
+def _with_event(text: Any, event: Event | None) -> Any:
+    """A text that has the event with it; anything else as it is."""
+    made: RenderedText | RenderedBytes
+    if event is None:
+        return text
+    if type(text) is str:
+        made = RenderedText(text)
+    elif type(text) is bytes:
+        made = RenderedBytes(text)
+    else:
+        return text
+    made.event = event
+    return made
 
 
 def rendered_event(

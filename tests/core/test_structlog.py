@@ -5,6 +5,7 @@ import contextvars
 import logging
 import sys
 import threading
+import traceback
 
 import pytest
 import structlog
@@ -237,6 +238,35 @@ def test_an_event_has_its_fields_whatever_text_is_made_of_it(log, shared, name, 
     assert (failed["level"], failed["message"]) == ("error", "failed")
     assert failed["exception"]["message"] == "odd"
     assert "exc_info" not in failed
+
+
+def test_a_processor_finds_the_call_where_it_looks_for_it(log, shared):
+    """Callsites and stacks are the program's, though the event is kept."""
+    logger, _ = log
+    structlog.configure(
+        processors=[
+            structlog.processors.CallsiteParameterAdder(),
+            structlog.processors.StackInfoRenderer(),
+            lambda _, __, event: {
+                **event,
+                "callers": [
+                    frame.f_code.co_filename
+                    for frame, _ in traceback.walk_stack(sys._getframe(1))
+                ],
+            },
+            structlog.processors.KeyValueRenderer(),
+        ],
+        logger_factory=lambda *_: logger,
+    )
+    try:
+        structlog.get_logger().info("here", stack_info=True)
+    finally:
+        structlog.reset_defaults()
+    found = shared.record()
+    assert found["func_name"] == "test_a_processor_finds_the_call_where_it_looks_for_it"
+    assert found["file"] == __file__
+    assert "rendered_messages" not in str(found)
+    assert "logagg/integrations" not in str(found)
 
 
 def test_structlog_may_be_imported_after_the_handler_was_made(tmp_path):

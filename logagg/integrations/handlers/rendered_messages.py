@@ -2,13 +2,16 @@
 
 Whatever the last processor is, the text that it makes has the event with it from now on
 (`logagg.dialects.structlog_texts`); a handler sends that. Nothing else about structlog
-changes: what a program prints, or writes into files of its own, is the same.
+changes: what a program prints, or writes into files of its own, is the same; and a
+processor that walks the stack to the call (`CallsiteParameterAdder`) passes by the
+functions here, which seem to be structlog's own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import wraps
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from logagg.dialects.structlog_texts import keeping
@@ -24,12 +27,14 @@ class _Bound:
 
     __slots__ = ("_bound", "_context", "_logger", "_processors")
 
-    def __init__(self, bound: Any) -> None:
+    def __init__(self, bound: Any, module: ModuleType) -> None:
         self._bound = bound
         self._context = bound._context
         self._logger = bound._logger
         steps = bound._processors  # in place: tests that capture logs replace them so
-        self._processors = (*steps[:-1], keeping(steps[-1])) if steps else steps
+        self._processors = steps
+        if steps:
+            self._processors = (*steps[:-1], _as_of(module, keeping(steps[-1])))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._bound, name)
@@ -45,10 +50,15 @@ def install() -> None:
 
 def _replace(module: ModuleType) -> None:
     kind: Any = module.BoundLoggerBase
-    original = kind._process_event
+    original, bound_of = kind._process_event, _Bound
 
-    @wraps(original)
     def process(self: Any, *args: Any, **options: Any) -> Any:
-        return original(_Bound(self), *args, **options)
+        return original(bound_of(self, module), *args, **options)
 
-    kind._process_event = process
+    kind._process_event = wraps(original)(_as_of(module, process))
+
+
+def _as_of(module: ModuleType, made: Any) -> Callable[..., Any]:
+    """A function with all that it needs in its closure, as one of another module."""
+    code = made.__code__.replace(co_filename=str(module.__file__))
+    return FunctionType(code, vars(module), made.__name__, None, made.__closure__)
