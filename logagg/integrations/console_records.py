@@ -38,7 +38,9 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
-from types import ModuleType
+from importlib import import_module
+from inspect import iscoroutinefunction
+from types import FunctionType, ModuleType
 from typing import Any
 
 from logagg.client.fast import log_calls
@@ -107,9 +109,7 @@ class Console:
 
     def reaches(self, handler: logging.Handler) -> bool:
         """Whether a handler's records get to the consumer."""
-        if isinstance(handler, Handler):
-            return True
-        return self.captures(_stream_of(handler))
+        return inherit.reaches_log(handler) or self.captures(_stream_of(handler))
 
     def route(self, emit: Callable[[Any, logging.LogRecord], None]) -> Any:
         """Wrap a handler class's `emit`: captured streams get the record."""
@@ -240,35 +240,46 @@ def _set_up_dramatiq(console: Console, original: Any) -> Any:
 
 
 def _loguru(console: Console, module: ModuleType) -> None:
-    """Replace sinks on captured streams, the default one too, by one that sends."""
+    """Replace sinks on captured streams, the default one too, by one that sends.
+
+    A sink that is a function, and prints, has its text replaced by the record.
+    """
     add = module.Logger.add
     sent = threading.local()
+    log_record = import_module("logagg.dialects.loguru_messages").log_record
+
+    def send(message: Any, handler: logging.Handler | None = None) -> None:
+        record = log_record(message.record)
+        if handler and (record.levelno < handler.level or not handler.filter(record)):
+            return
+        if getattr(sent, "time", None) is message.record["time"]:
+            return  # by another sink on the console
+        sent.time = message.record["time"]
+        origin = _passed_on(record.msg)
+        if origin is None:
+            console.handler.handle(record)
+            return
+        record.name = origin.name
+        record.exc_info = record.exc_info or origin.exc_info
+        vars(record).update(vars(origin) | vars(record))
+        console.handler.handle_for(record, origin)
 
     @wraps(add)
     def adding(self: Any, sink: Any, **options: Any) -> Any:
-        if not console.captures(sink):
+        if type(sink) is FunctionType and not iscoroutinefunction(sink):
+            return add(self, printing_handlers.sink_that_prints(sink, send), **options)
+        handler = None
+        if isinstance(sink, logging.Handler) and not isinstance(sink, Handler):
+            handler = sink
+        if not (console.captures(sink) or (handler and console.reaches(handler))):
             return add(self, sink, **options)
-        from logagg.dialects.loguru_messages import (
-            log_record,
-        )  # only where loguru is used
-
-        def send(message: Any) -> None:
-            if getattr(sent, "time", None) is message.record["time"]:
-                return  # by another sink on the console
-            sent.time = message.record["time"]
-            record = log_record(message.record)
-            origin = _passed_on(record.msg)
-            if origin is None:
-                console.handler.handle(record)
-                return
-            record.name = origin.name
-            record.exc_info = record.exc_info or origin.exc_info
-            vars(record).update(vars(origin) | vars(record))
-            console.handler.handle_for(record, origin)
-
         kept = {k: v for k, v in options.items() if k in ("level", "filter", "catch")}
+
+        def send_all(message: Any) -> None:
+            send(message, handler)
+
         # Not formatting the exception saves what most of a call would cost.
-        return add(self, send, format=lambda _: "{message}", **kept)
+        return add(self, send_all, format=lambda _: "{message}", **kept)
 
     module.Logger.add = adding
 

@@ -202,5 +202,8 @@ def attach(level: int | str | None = None) -> bool:
 
 
 def reaches_log(handler: logging.Handler) -> bool:
-    """Whether a handler's records get to the consumer where no output is captured."""
-    return isinstance(handler, Handler)
+    """Whether a handler's records get to the consumer where no output is captured.
+
+    By itself, or as those that a `MemoryHandler` passes on.
+    """
+    return isinstance(getattr(handler, "target", handler), Handler)

@@ -190,6 +190,30 @@ def test_records_of_a_queue_handler_arrive_once_and_whole(
     assert own.count("INFO|inf 0\n") == own.count("ERROR|exc 0\nTraceback") == 1
 
 
+def test_what_a_memory_handler_passes_on_arrives_once(tmp_path: Path) -> None:
+    """It reaches the log itself, however late."""
+    program = """
+import logging, logging.config, logging.handlers
+import logagg
+with logagg.start("file:app.log"):
+    logging.config.dictConfig({
+        "version": 1,
+        "handlers": {
+            "own": {"class": "logagg.Handler"},
+            "buffer": {
+                "class": "logging.handlers.MemoryHandler",
+                "capacity": 100, "target": "own"}},
+        "root": {"handlers": ["buffer"], "level": "INFO"}})
+    for number in range(3):
+        logging.info("n%d", number)
+    logging.getLogger().handlers[0].flush()
+"""
+    support.finish([sys.executable, "-c", program], cwd=tmp_path)
+    support.settled()
+    found = told(tmp_path / "app.log")
+    assert [each["message"] for each in found] == ["n0", "n1", "n2"]
+
+
 def test_a_handler_that_is_taken_off_by_hand_stays_off(tmp_path: Path) -> None:
     """That is what the program wants; a set-up of logging afterwards changes nothing."""
     program = """

@@ -18,6 +18,7 @@ import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import wraps
 from typing import Any
 
 from logagg.dialects.plain_text import without_colours
@@ -131,6 +132,39 @@ def _exception_of(record: logging.LogRecord) -> str | None:
     if record.exc_text or not record.exc_info or record.exc_info[1] is None:
         return record.exc_text
     return logging.Formatter().formatException(record.exc_info)
+
+
+def sink_that_prints(
+    sink: Callable[[Any], None], send: Callable[[Any], object]
+) -> Callable[[Any], None]:
+    """A loguru sink that does what a function does, but sends what it would print.
+
+    Args:
+        sink: The function.
+        send: Sends a message of loguru's.
+    """
+
+    @wraps(sink)
+    def sink_or_send(message: Any) -> None:
+        before = holding.by
+        record = _as_printed(message)
+        printed = holding.by = PrintedRecord(record, lambda _: send(message))
+        try:
+            sink(message)
+        finally:
+            printed.close()
+            holding.by = before
+
+    return sink_or_send
+
+
+def _as_printed(message: Any) -> logging.LogRecord:
+    """A record with the message, and the text of the exception, that loguru has made."""
+    text, said = without_colours(str(message)), message.record["message"]
+    _, _, after = text.partition(said)
+    _, _, exception = after.partition("\n")
+    fields = {"msg": without_colours(said), "exc_text": exception.rstrip("\n") or None}
+    return logging.makeLogRecord(fields)
 
 
 def install(send: Callable[[logging.LogRecord], object]) -> None:

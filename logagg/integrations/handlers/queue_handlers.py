@@ -6,8 +6,9 @@ the log, it is sent by them before it is queued, and its copy is marked: no hand
 the copy again. Otherwise the copy knows the record that it was made from, and is sent
 where the listener's handlers get it.
 
-A handler of the program's own kind may put the record itself into the queue. Under
-`logagg run` it is remembered then, in this process.
+A handler of the program's own kind may put the record itself into the queue, and a
+`MemoryHandler` has it in its buffer until its target gets it. Under `logagg run` it is
+remembered then, in this process.
 
 The text that the listener's own handlers write, to files for instance, is the same.
 """
@@ -95,12 +96,17 @@ class _QueueHandlers:
         making = kind.__init_subclass__ = classmethod(made)
         put = kind.enqueue
         putting = kind.enqueue = self._noting(put)
+        buffering: Any = module.BufferingHandler
+        buffer = buffering.emit
+        noting = buffering.emit = self._noting(buffer)
 
         def undo() -> None:
             if kind.prepare is replacement:
                 kind.prepare = original
             if kind.enqueue is putting:
                 kind.enqueue = put
+            if buffering.emit is noting:
+                buffering.emit = buffer
             if vars(kind).get("__init_subclass__") is making:
                 del kind.__init_subclass__
                 if before is not None:
@@ -126,13 +132,13 @@ class _QueueHandlers:
 
     def _noting(self, original: Any) -> Any:
         @wraps(original)
-        def enqueue(handler: Any, record: Any) -> None:
+        def take(handler: Any, record: Any) -> None:
             itself = self._active and isinstance(record, logging.LogRecord)
             if itself and type(record.msg) is not QueuedText and self._send(record):
                 sent_as_it_is.add(record)
             original(handler, record)
 
-        return enqueue
+        return take
 
     def _send(self, record: logging.LogRecord) -> str:
         """Let the handlers that reach the log have the record; where it is sent now."""
@@ -140,7 +146,8 @@ class _QueueHandlers:
             return record.msg.sent
         transport = self._sender._transport
         for each in _handlers_of(record):
-            if self._reaches(each) and record.levelno >= each.level:
+            direct = self._reaches(each) and not hasattr(each, "target")
+            if direct and record.levelno >= each.level:
                 each.handle(record)
         last = transport.recent.get(record.thread)
         return transport.destination.path if last and last() is record else ""

@@ -87,6 +87,18 @@ WAYS = {
     from rich.logging import RichHandler
     logging.basicConfig(level="DEBUG", format="%(message)s", handlers=[RichHandler()])
     """,
+    "a buffer before the console": """
+    import logging, logging.handlers
+    buffer = logging.handlers.MemoryHandler(100, target=logging.StreamHandler())
+    logging.basicConfig(level="DEBUG", handlers=[buffer])
+    """,
+    "a buffer of a logger that does not propagate": """
+    import logging, logging.handlers
+    buffer = logging.handlers.MemoryHandler(2, target=logging.StreamHandler())
+    logging.getLogger("shop").addHandler(buffer)
+    logging.getLogger("shop").setLevel("DEBUG")
+    logging.getLogger("shop").propagate = False
+    """,
     "nothing but a file": """
     import logging
     logging.basicConfig(level="DEBUG", filename="own.log")
@@ -232,6 +244,19 @@ LOGURU = """
         "logger.remove(0); logger.add(sys.stdout, level='INFO', serialize=True)",
         "logger.remove(); logger.add(sys.stderr, level='INFO', enqueue=True)",
         "import logagg.loguru; logger.remove(); logger.add(logagg.loguru.sink)",
+        "logger.remove(); logger.add(lambda m: print(m, end=''), level='INFO')",
+        (
+            "def sink(m): sys.stdout.write(m)\n"
+            "    logger.configure(handlers=[dict(sink=sink, level='INFO', colorize=True)])"
+        ),
+        (
+            "import logging; logger.remove()\n"
+            "    logger.add(logging.StreamHandler(), level='INFO')"
+        ),
+        (
+            "import logging; handler = logging.StreamHandler(); handler.setLevel('INFO')\n"
+            "    logger.remove(); logger.add(handler); logger.debug('not this')"
+        ),
     ],
 )
 def test_loguru_yields_records(run: Any, setup: str) -> None:
