@@ -161,12 +161,16 @@ def with_access_fields(record: LogRecord) -> LogRecord:
     repeat it. Never raises.
     """
     fields = access_fields(record)
-    if not fields and "color_message" not in record.__dict__:
+    text = record.msg if record.name in _PARSERS else ""
+    coloured = type(text) is str and "\x1b[" in text  # as werkzeug's banner is
+    if not fields and not coloured and "color_message" not in record.__dict__:
         return record
     made = copy(record)
     if fields:
         made.msg = _ESCAPES.sub("", record.getMessage()).rstrip()
         made.args = ()
+    elif coloured:
+        made.msg = _ESCAPES.sub("", text)
     for name in _REPEATED:
         made.__dict__.pop(name, None)
     for name, value in fields.items():

@@ -51,6 +51,7 @@ def formatted(
         attributes = bare.__dict__
         for name in attributes.keys() - own:
             attributes[name] = _without_secrets(name, attributes[name])
+        bare.msg = _without_secrets("", bare.msg)  # it may be a dictionary
     return handler.format(bare), None
 
 

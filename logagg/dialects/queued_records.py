@@ -10,9 +10,15 @@ taken apart again.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from copy import copy
 from logging import LogRecord
 from typing import Any
+
+import orjson
+
+from logagg.core.encode import body
+from logagg.dialects.structlog_texts import RenderedText, rendered_event
 
 __all__ = ["QueuedText", "before_queue"]
 
@@ -37,7 +43,11 @@ class QueuedText(str):
     sent: str
 
     def __reduce__(self) -> tuple[Any, ...]:
-        record = self.record
+        record, event = self.record, None
+        if (found := rendered_event(record)) is not None:
+            fields, record = found
+            with suppress(Exception):  # of values of any kind, what can be pickled
+                event = orjson.loads(b"{%b}" % body(fields))
         text = record.exc_text
         if record.exc_info and record.exc_info[1] is not None:
             text = logging.Formatter().formatException(record.exc_info)
@@ -45,11 +55,16 @@ class QueuedText(str):
             message = record.getMessage()
         except Exception:  # noqa: BLE001 - arguments of any kind
             message = str(self)
-        return queued, (str(self), message, text, record.stack_info, self.sent)
+        return queued, (str(self), message, text, record.stack_info, self.sent, event)
 
 
 def queued(
-    text: str, message: str, exception: str | None, stack: str | None, sent: str
+    text: str,
+    message: str,
+    exception: str | None,
+    stack: str | None,
+    sent: str,
+    event: dict[str, Any] | None = None,
 ) -> QueuedText:
     """A text that was pickled."""
     made = QueuedText(text)
@@ -57,6 +72,9 @@ def queued(
     made.record = logging.makeLogRecord(
         {"msg": message, "exc_text": exception, "stack_info": stack}
     )
+    if event is not None:
+        made.record.msg = RenderedText(message)
+        made.record.msg.event = event
     return made
 
 

@@ -54,7 +54,12 @@ def keeping(last: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _copied(event: Any) -> Event | None:
-    return dict(event) if isinstance(event, Mapping) else None
+    if not isinstance(event, Mapping):
+        return None
+    kept = dict(event)
+    if kept.get("exc_info") is True:  # another thread may send it
+        kept["exc_info"] = sys.exc_info()[1]
+    return kept
 
 
 def _with_event(text: Any, event: Event | None) -> Any:

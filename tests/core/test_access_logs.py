@@ -136,3 +136,12 @@ def test_the_text_for_a_terminal_is_no_field() -> None:
     assert "color_message" not in vars(found)
     assert found.getMessage() == "Started"
     assert "color_message" in vars(logged)
+
+
+def test_a_servers_banner_has_no_escapes() -> None:
+    """werkzeug colours its texts, terminal or not; other loggers' texts are theirs."""
+    logged = record("werkzeug", "\x1b[31mWARNING: %s\x1b[0m", "a server")
+    assert with_access_fields(logged).getMessage() == "WARNING: a server"
+    assert "\x1b" in logged.msg
+    other = record("shop", "\x1b[31mred\x1b[0m")
+    assert with_access_fields(other) is other

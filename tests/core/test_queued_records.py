@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from logagg.dialects.queued_records import QueuedText, before_queue
+from logagg.dialects.structlog_texts import RenderedText, keeping, rendered_event
 
 
 def record(**options: Any) -> logging.LogRecord:
@@ -89,3 +90,24 @@ def test_a_marked_text_knows_its_record_also_pickled() -> None:
     assert before_queue(carrier, "/here") is None
     assert before_queue(pickle.loads(pickle.dumps(carrier)), "/here") is None
     assert before_queue(carrier, "/there") is not None
+
+
+def test_an_event_of_structlog_goes_along_with_its_text() -> None:
+    """Also pickled, with values of any kind, and with the exception of its time."""
+    last = keeping(lambda _, __, event: str(event))
+    try:
+        raise ValueError("bad")
+    except ValueError:
+        made = last(None, "info", {"event": "paid", "exc_info": True, "of": object})
+    text = QueuedText(str(made))
+    text.record, text.sent = logging.makeLogRecord({"msg": made}), ""
+    carrier = logging.makeLogRecord({"msg": text, "args": None})
+
+    for each in (carrier, pickle.loads(pickle.dumps(carrier))):
+        found = before_queue(each, "/here")
+        assert found is not None
+        assert type(found.msg) is RenderedText
+        event, error = rendered_event(found) or ({}, found)
+        assert event["event"] == "paid"
+        assert set(event) == {"event", "of"}
+        assert "ValueError" in str(error.exc_info or error.exc_text)

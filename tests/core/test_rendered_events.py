@@ -204,3 +204,17 @@ def test_a_formatter_that_names_a_secret_is_not_given_it(
     assert "by {'name': 'ann', 'token'" in found["message"]
     assert found["message"].endswith(", 7")
     assert (record.password, user["token"]) == ("hunter2", "t0psecret")
+
+
+def test_a_formatter_is_given_no_secret_of_a_dictionary_as_message(
+    log: Any, shared: Any
+) -> None:
+    """Its text is the formatter's, without the value; the dictionary is as it was."""
+    logger, handler = log
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    message = {"event": "paid", "of": {"token": "hunter2"}, "order": 7}
+    logger.warning(message)
+    found = shared.record()
+    assert found["message"].startswith("WARNING {'event': 'paid'")
+    assert "hunter2" not in str(found)
+    assert message["of"] == {"token": "hunter2"}
