@@ -19,7 +19,7 @@ import threading
 from typing import Any
 
 from logagg.client.handler import Handler
-from logagg.dialects.loguru_messages import log_record
+from logagg.dialects.loguru_messages import log_record, with_origin
 
 __all__ = ["LoguruSink", "sink"]
 
@@ -40,7 +40,8 @@ class LoguruSink:
 
     def __call__(self, message: Any) -> None:
         """Send one record; see `logagg.Handler` for what a call may cost."""
-        self.handler.handle(log_record(message.record))
+        record = log_record(message.record)
+        self.handler.handle_for(record, with_origin(record))
 
 
 _default: list[LoguruSink] = []

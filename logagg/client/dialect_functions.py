@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from logagg.dialects.formatter_texts import formatted
     from logagg.dialects.framework_records import parsed
-    from logagg.dialects.loguru_messages import log_record
+    from logagg.dialects.loguru_messages import log_record, with_origin
     from logagg.dialects.rendered_events import event_fields, parse_event
     from logagg.dialects.structlog_texts import rendered_event
     from logagg.dialects.traceback_text import exception_of
@@ -25,6 +25,7 @@ __all__ = [
     "parse_event",
     "parsed",
     "rendered_event",
+    "with_origin",
 ]
 
 _MODULES = {
@@ -35,6 +36,7 @@ _MODULES = {
     "parse_event": "rendered_events",
     "parsed": "framework_records",
     "rendered_event": "structlog_texts",
+    "with_origin": "loguru_messages",
 }
 
 

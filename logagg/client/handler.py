@@ -175,6 +175,14 @@ class Handler(logging.Handler):
         self.emit(record)
         return record if sys.version_info >= (3, 12) else True
 
+    def handle_for(self, record: LogRecord, origin: LogRecord | None) -> None:
+        """Handle a record in place of the one that it was made from: one is sent."""
+        last = self._transport.recent.get(origin.thread) if origin else None
+        if last is None or last() is not origin:
+            self.handle(record)
+            if origin:
+                self._transport.recent[origin.thread] = ref(origin)
+
     # One function on purpose: each call saved is worth 60 ns on every record.
     def emit(self, record: LogRecord) -> None:  # noqa: C901
         """Send the record. Never raises; see `logging.Handler.handleError`."""
@@ -356,9 +364,8 @@ class Handler(logging.Handler):
 
         The `flush` that loguru calls next, in the same thread, does not wait.
         """
-        record = dialects.log_record(message.record)
-        if record.levelno >= self.level:
-            self.handle(record)
+        if (record := dialects.log_record(message.record)).levelno >= self.level:
+            self.handle_for(record, dialects.with_origin(record))
         self._written.add(get_ident())
 
     def stop(self) -> None:

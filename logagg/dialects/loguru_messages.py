@@ -2,14 +2,20 @@
 
 The text that loguru formats is not used: the message, the fields of `bind`,
 `contextualize` and keyword arguments, and the exception are taken from its record.
+A handler of the program may give records of `logging` to loguru (`InterceptHandler` of
+loguru's manual): the name, the fields and the exception of those are the record's, too.
 """
 
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any
 
-__all__ = ["log_record"]
+__all__ = ["log_record", "with_origin"]
+
+_HANDLE = logging.Handler.handle.__code__  # as it is before `logagg run` replaces it
+_MOST_FRAMES = 14  # between loguru's sink and the `handle` of a handler that calls it
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
@@ -51,3 +57,33 @@ def log_record(record: dict[str, Any]) -> logging.LogRecord:
                 free += "_"
         attributes[free] = value
     return made
+
+
+def with_origin(record: logging.LogRecord) -> logging.LogRecord | None:
+    """Complete a record by that of `logging` which is given to loguru just now, if any.
+
+    Returns:
+        The latter.
+    """
+    frame = sys._getframe(1)
+    codes = (_HANDLE, logging.Handler.handle.__code__)
+    for _ in range(_MOST_FRAMES):
+        if frame.f_code in codes:
+            origin: logging.LogRecord = frame.f_locals["record"]
+            return origin if _completed(record, origin) else None
+        if frame.f_back is None:
+            break
+        frame = frame.f_back
+    return None
+
+
+def _completed(record: logging.LogRecord, origin: logging.LogRecord) -> bool:
+    try:
+        if origin is record or origin.getMessage() != record.msg:
+            return False
+    except Exception:  # noqa: BLE001 - its arguments may be of any kind
+        return False
+    record.name = origin.name
+    record.exc_info = record.exc_info or origin.exc_info
+    vars(record).update(vars(origin) | vars(record))
+    return True

@@ -36,7 +36,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from functools import wraps
 from importlib import import_module
 from inspect import iscoroutinefunction
@@ -71,8 +70,6 @@ from logagg.integrations.printing import (
 __all__ = ["install"]
 
 _CAPTURED = "LOGAGG_CAPTURED"
-_HANDLE = logging.Handler.handle.__code__  # as it is before `install`
-_MOST_FRAMES = 12  # between loguru's sink and the `handle` of a handler that calls it
 _ATTACH = "logagg.integrations.console_records:install"
 
 
@@ -246,7 +243,8 @@ def _loguru(console: Console, module: ModuleType) -> None:
     """
     add = module.Logger.add
     sent = threading.local()
-    log_record = import_module("logagg.dialects.loguru_messages").log_record
+    messages = import_module("logagg.dialects.loguru_messages")
+    log_record, with_origin = messages.log_record, messages.with_origin
 
     def send(message: Any, handler: logging.Handler | None = None) -> None:
         record = log_record(message.record)
@@ -255,14 +253,7 @@ def _loguru(console: Console, module: ModuleType) -> None:
         if getattr(sent, "time", None) is message.record["time"]:
             return  # by another sink on the console
         sent.time = message.record["time"]
-        origin = _passed_on(record.msg)
-        if origin is None:
-            console.handler.handle(record)
-            return
-        record.name = origin.name
-        record.exc_info = record.exc_info or origin.exc_info
-        vars(record).update(vars(origin) | vars(record))
-        console.handler.handle_for(record, origin)
+        console.handler.handle_for(record, with_origin(record))
 
     @wraps(add)
     def adding(self: Any, sink: Any, **options: Any) -> Any:
@@ -282,21 +273,6 @@ def _loguru(console: Console, module: ModuleType) -> None:
         return add(self, send_all, format=lambda _: "{message}", **kept)
 
     module.Logger.add = adding
-
-
-def _passed_on(text: str) -> logging.LogRecord | None:
-    """The record of `logging` that a handler of the program gives to loguru just now."""
-    frame = sys._getframe(2)
-    for _ in range(_MOST_FRAMES):
-        if frame.f_code in (_HANDLE, logging.Handler.handle.__code__):
-            record = frame.f_locals["record"]
-            with suppress(Exception):  # its arguments may be of any kind
-                return record if record.getMessage() == text else None
-            break
-        if frame.f_back is None:
-            break
-        frame = frame.f_back
-    return None
 
 
 _LEVEL_OF = {

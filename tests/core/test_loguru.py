@@ -1,5 +1,6 @@
 """loguru through `logagg.loguru.sink` and through a `logagg.Handler`: the same record."""
 
+import logging
 import threading
 import time
 
@@ -95,3 +96,43 @@ def test_level_of_the_handler_and_removal_are_obeyed(logger, shared):
 
     assert [each["message"] for each in shared.records()] == ["not below"]
     assert not handler._open
+
+
+@pytest.mark.parametrize("way", ["sink", "handler"])
+@pytest.mark.parametrize("beside", ["nothing", "before", "after"])
+def test_what_logging_gives_to_loguru_is_one_record_with_its_fields(
+    logger, log, shared, way, beside
+):
+    """By the recipe of loguru's manual; a handler of logagg may stand beside it."""
+
+    class InterceptHandler(logging.Handler):
+        def emit(self, record):
+            frame, depth = logging.currentframe(), 2
+            while frame and frame.f_code.co_filename == logging.__file__:
+                frame, depth = frame.f_back, depth + 1
+            chosen = logger.opt(depth=depth, exception=record.exc_info)
+            chosen.log(record.levelname, record.getMessage())
+
+    own, handler = log
+    logger.add(logagg.loguru.sink if way == "sink" else logagg.Handler())
+    own.handlers[:] = {
+        "nothing": [InterceptHandler()],
+        "before": [handler, InterceptHandler()],
+        "after": [InterceptHandler(), handler],
+    }[beside]
+    for _ in range(2):
+        own.warning("paid %d", 7, extra={"order": 7, "password": "hunter2"})
+    try:
+        raise ValueError("odd")
+    except ValueError:
+        own.exception("failed")
+    logger.bind(order=8).info("by loguru")
+
+    *paid, failed, last = shared.records()
+    assert [(each["message"], each["order"]) for each in paid] == [("paid 7", 7)] * 2
+    for each in (*paid, failed):
+        assert each["logger"] == own.name
+    assert failed["exception"]["message"] == "odd"
+    assert (last["message"], last["order"]) == ("by loguru", 8)
+    assert last["logger"] == __name__
+    assert "hunter2" not in str(paid)

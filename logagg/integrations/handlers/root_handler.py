@@ -17,7 +17,6 @@ from collections.abc import Callable
 from functools import wraps
 from types import ModuleType
 from typing import Any
-from weakref import ref
 
 from logagg.client.handler import Handler
 from logagg.integrations.import_hooks import when_imported
@@ -38,14 +37,6 @@ class RootHandler(Handler):
     def end(self) -> None:
         """Close: nothing more comes by this handler."""
         super().close()
-
-    def handle_for(self, record: logging.LogRecord, origin: logging.LogRecord) -> None:
-        """Send a record in place of the one that it was made from, which is sent once."""
-        recent = self._transport.recent
-        last = recent.get(origin.thread)
-        if last is None or last() is not origin:
-            self.handle(record)
-            recent[origin.thread] = ref(origin)
 
 
 class RootPlace:
