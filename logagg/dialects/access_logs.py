@@ -18,7 +18,7 @@ from copy import copy
 from logging import LogRecord
 from typing import Any
 
-__all__ = ["access_fields", "with_access_fields"]
+__all__ = ["access_fields", "printed_access", "with_access_fields"]
 
 Fields = dict[str, Any]
 
@@ -27,6 +27,11 @@ _COMMON = re.compile(
     r'^(?P<client>\S+) .*?"(?P<request>[^"]*)" (?P<status>\d{3}) (?P<bytes>\d+|-)'
 )
 """The Common Log Format, and what begins like it."""
+_PRINTED = re.compile(
+    r"\S+ \S+ \S+ \[\d\d/[A-Z][a-z]{2}/\d{4}[ :]\d\d:\d\d:\d\d[^\]]{0,12}\] "
+    r'"[A-Z]{3,16} [^"]*" \d{3} (?:\d+|-)(?= |$)'
+)
+"""The same with a date, a method and a status: certain without the logger's name."""
 
 
 def access_fields(record: LogRecord) -> Fields:
@@ -125,14 +130,28 @@ def _django(record: LogRecord) -> Fields:
 
 def _common(record: LogRecord) -> Fields:
     found = _COMMON.match(_ESCAPES.sub("", record.getMessage()))
-    if found is None:
-        return {}
+    return _fields_of_common(found) if found else {}
+
+
+def _fields_of_common(found: re.Match[str]) -> Fields:
     return {
         **_request(found["request"]),
         "status": _number(found["status"]),
         "bytes": _number(found["bytes"]),
         "client": found["client"],
     }
+
+
+def printed_access(text: str) -> Fields:
+    """The fields of a line of an access log that a server prints (`http.server`).
+
+    Empty for any other text.
+    """
+    if _PRINTED.match(text) is None:
+        return {}
+    found = _COMMON.match(text)
+    fields = _fields_of_common(found) if found else {}
+    return {n: value for n, value in fields.items() if value not in (None, "", "-")}
 
 
 _PARSERS: dict[str, Callable[[LogRecord], Fields]] = {

@@ -12,6 +12,7 @@ from typing import Any
 
 from logagg.core.record import RESERVED
 from logagg.core.secrets import scrubbed
+from logagg.dialects.access_logs import printed_access
 from logagg.dialects.foreign.conversion import adopt
 from logagg.dialects.plain_text import level_of_text, without_colours
 from logagg.dialects.rendered_events import parse_event
@@ -38,13 +39,16 @@ def printed_fields(
     Returns:
         The level, or None if the line states none, and the fields, `message` among
         them. A JSON object with neither level nor message is a message as it stands. A
-        line that states a level loses the escapes that set colours; any other has them.
+        line of an access log is of level info, with its fields. A line that states a
+        level loses the escapes that set colours; any other has them.
         Fields that only a worker or the consumer sets get an underscore.
     """
     event = parse_event(text) if text.endswith("}") else None
     if event is None:
         plain = without_colours(text)
         level = level_of_text(plain)
+        if level is None and (access := printed_access(plain)):
+            return "info", {"message": plain, **access}
         return level, {"message": text if level is None else plain}
     found = adopt(event)
     level = str(found.pop("level"))

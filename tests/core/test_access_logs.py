@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from logagg.dialects.access_logs import access_fields, with_access_fields
+from logagg.dialects.printed import printed_fields
 
 COMMON = {"method": "GET", "path": "/x", "query": "a=1", "status": 200}
 ATOMS = {
@@ -145,3 +146,27 @@ def test_a_servers_banner_has_no_escapes() -> None:
     assert "\x1b" in logged.msg
     other = record("shop", "\x1b[31mred\x1b[0m")
     assert with_access_fields(other) is other
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        (
+            '127.0.0.1 - - [01/Dec/2026 03:51:41] "GET /x?a=1 HTTP/1.1" 200 -',
+            COMMON | {"client": "127.0.0.1"},
+        ),
+        (
+            '::1 - ann [01/Dec/2026:03:51:41 +0000] "GET /x?a=1 HTTP/1.1" 200 12 "-" "c"',
+            COMMON | {"client": "::1", "bytes": 12},
+        ),
+        ("127.0.0.1 - - [01/Dec/2026 03:51:41] code 404, message File not found", {}),
+        ('a - - [x] "GET / HTTP/1.1" 200 2', {}),
+        ('say - - "GET / HTTP/1.1" 200 2', {}),
+        ('a - - [01/Dec/2026 03:51:41] "GET / HTTP/1.1" 2000', {}),
+    ],
+)
+def test_an_access_line_that_a_server_prints(text: str, fields: dict[str, Any]) -> None:
+    """By its form, whatever the stream; anything else stays text."""
+    level, found = printed_fields(text)
+    assert found == {"message": text, **fields}
+    assert level == ("info" if fields else None)
