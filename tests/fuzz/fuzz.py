@@ -22,16 +22,19 @@ def main(target: str, seconds: str, corpus: str = "") -> None:
     """Fuzz; a fault ends it, with the input in a file `crash-…`."""
     place = tempfile.mkdtemp(prefix="lgz", dir="/tmp")
     os.environ["XDG_RUNTIME_DIR"] = os.environ["XDG_STATE_HOME"] = place
-    with atheris.instrument_imports(include=["logagg"]):
-        import targets
+    with atheris.instrument_imports(include=["logagg", "logagg_sinks"]):
+        from parsers import PARSER_SEEDS, PARSERS
+        from targets import TARGETS
     from mutate import mutated
     from seeds import SEEDS
 
+    known = {name: list(each.values()) for name, each in SEEDS.items()} | PARSER_SEEDS
+
     folder = Path(corpus or tempfile.mkdtemp(prefix=f"corpus-{target}-"))
     folder.mkdir(exist_ok=True)
-    seeds = list(SEEDS[target].values())
-    for name, data in SEEDS[target].items():
-        (folder / f"seed-{name}").write_bytes(data)
+    seeds = known[target]
+    for number, data in enumerate(seeds):
+        (folder / f"seed-{number}").write_bytes(data)
     kept = HERE / "corpus" / target
     for path in kept.iterdir() if kept.exists() else ():
         (folder / path.name).write_bytes(path.read_bytes())
@@ -44,9 +47,8 @@ def main(target: str, seconds: str, corpus: str = "") -> None:
 
     options = [f"-max_total_time={seconds}", "-max_len=20000", "-timeout=20"]
     options += ["-rss_limit_mb=2048", "-print_final_stats=1", str(folder)]
-    atheris.Setup(
-        [sys.argv[0], *options], targets.TARGETS[target], custom_mutator=change
-    )
+    function = (TARGETS | PARSERS)[target]
+    atheris.Setup([sys.argv[0], *options], function, custom_mutator=change)
     atheris.Fuzz()
 
 
