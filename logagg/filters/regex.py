@@ -7,8 +7,10 @@
   harmless patterns are refused as well, with a hint how to write them.
 - All others take polynomial time at worst. A pattern with an unbounded repeat is matched
   against the first `LIMIT` characters of each text only; and where that could still take
-  long, by an automaton that takes linear time (`logagg.filters.automaton`), except that
-  matches are replaced by `re` where the text bounds its steps (`logagg.filters.runs`).
+  long, in linear time: the everyday patterns by `re` in another form of them
+  (`logagg.filters.linear.guarded`), others by an automaton
+  (`logagg.filters.linear.automaton`), except that matches are replaced by `re` where
+  the text bounds its steps (`logagg.filters.linear.runs`).
 - What an automaton cannot do (look-around, back-references, atomic groups, possessive
   repeats) has a bound where the process has a clock for it: it calls `check_time`, which
   raises `SearchTimeout` in the search that has been running since the last call. From
@@ -28,9 +30,10 @@ from re import _parser  # type: ignore[attr-defined]  # no public parser
 from typing import Any
 
 from logagg.errors import ConfigError
-from logagg.filters.automaton import Automaton, TooLong, UnsupportedPattern
 from logagg.filters.charsets import can_be_empty, first_of, parts_of
-from logagg.filters.runs import Runs
+from logagg.filters.linear.automaton import Automaton, TooLong, UnsupportedPattern
+from logagg.filters.linear.guarded import Guarded, UnguardedPattern
+from logagg.filters.linear.runs import Runs
 
 LIMIT = 16_384
 LONGEST = 1_000
@@ -88,7 +91,7 @@ class Pattern:
     ignore_case: bool
     repeats: int = 0
     tree: Any = field(default=(), repr=False, compare=False)
-    _automaton: Automaton | None = field(default=None, init=False, compare=False)
+    _linear: Guarded | Automaton | None = field(default=None, init=False, compare=False)
     _runs: Runs | None = field(default=None, init=False, compare=False)
     _is_supported: bool = field(default=True, init=False, compare=False)
 
@@ -100,9 +103,9 @@ class Pattern:
         """
         if self.limit is not None and len(text) > self.limit:
             text = text[: self.limit]
-        automaton = self._linear(len(text))
-        if automaton is not None:
-            return automaton.search(text)
+        linear = self._linear_for(len(text))
+        if linear is not None:
+            return linear.search(text)
         return self._timed(text, self.regex.search) is not None
 
     def sub(self, replacement: str, text: str) -> tuple[str, int]:
@@ -111,37 +114,44 @@ class Pattern:
         Raises:
             SearchTimeout: That took too long.
         """
-        automaton = self._linear(len(text))
-        if automaton is None:
+        linear = self._linear_for(len(text))
+        if linear is None:
             found: tuple[str, int] = self._timed(
                 text, functools.partial(self.regex.subn, replacement)
             )
             return found
+        if isinstance(linear, Guarded) and linear.is_safe:
+            return linear.sub(replacement, text)
         # Where there are many matches, the first comes soon.
-        if not automaton.search(text[:_SAMPLE]) and not automaton.search(text):
+        if not linear.search(text[:_SAMPLE]) and not linear.search(text):
             return text, 0
         if self._runs is None:
             self._runs = Runs(self.tree, self.regex.flags)
         if self._runs.are_short(text):
             return self.regex.subn(replacement, text)
+        if isinstance(linear, Guarded):
+            return linear.sub(replacement, text)
         try:
-            return automaton.sub(replacement, text)
+            return linear.sub(replacement, text)
         except TooLong:
             raise SearchTimeout from None
 
-    def _linear(self, size: int) -> Automaton | None:
-        """The automaton for a text of a length for which `re` could be slow."""
+    def _linear_for(self, size: int) -> Guarded | Automaton | None:
+        """A search in linear time, for a text so long that `re` could be slow."""
         steps = 1.0
         for repeat in range(self.repeats + 1):
             steps *= size / (repeat + 1)
         if not self.repeats or steps < _FEW_STEPS or not self._is_supported:
             return None
-        if self._automaton is None:
+        if self._linear is None:
             try:
-                self._automaton = Automaton(self.tree, self.regex.flags)
-            except UnsupportedPattern:
-                self._is_supported = False
-        return self._automaton
+                self._linear = Guarded(self.tree, self.regex.flags)
+            except UnguardedPattern:
+                try:
+                    self._linear = Automaton(self.tree, self.regex.flags)
+                except UnsupportedPattern:
+                    self._is_supported = False
+        return self._linear
 
     def _timed(self, text: str, search: Any) -> Any:
         _RunningSearch.number += 1

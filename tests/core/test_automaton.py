@@ -7,12 +7,15 @@ import re
 import signal
 from collections.abc import Iterator
 from re import _parser  # type: ignore[attr-defined]
+from unittest.mock import Mock
 
 import pytest
 from support import wire_line
 
-from logagg.filters import automaton, matcher, regex
-from logagg.filters.automaton import Automaton, TooLong, UnsupportedPattern
+from logagg.filters import matcher, regex
+from logagg.filters.linear import automaton
+from logagg.filters.linear.automaton import Automaton, TooLong, UnsupportedPattern
+from logagg.filters.linear.guarded import UnguardedPattern
 from logagg.filters.redact import Redaction
 
 PATTERNS = (
@@ -137,6 +140,7 @@ def test_a_pattern_that_cannot_fail_after_its_repeat_needs_no_automaton(
 ) -> None:
     """`re` takes linear time then, and much less of it for many matches."""
     used = []
+    monkeypatch.setattr(regex.Guarded, "__init__", Mock(side_effect=UnguardedPattern))
     monkeypatch.setattr(
         regex, "Automaton", lambda *given: used.append(given) or Automaton(*given)
     )
