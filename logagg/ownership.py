@@ -227,6 +227,13 @@ def _try_lock(
         return _OwnedPath(descriptor)
     if not _leads_to(place, descriptor):
         return None
+    if os.fstat(descriptor).st_nlink > 1:  # it is another file, too, maybe a user's
+        try:
+            os.unlink(place)
+        except OSError as error:
+            problem = f"{place} has more names and cannot be removed: {error.strerror}"
+            return _OwnedPath(descriptor, problem=problem)
+        return None
     before = _OtherOwner(read_owner(descriptor), locked=False)
     if waited < RESTART_WAIT and before.socket not in ("", socket):
         return before

@@ -33,6 +33,7 @@ import orjson
 from logagg.core.event import Event
 from logagg.errors import ConfigError, LogaggError
 from logagg.ipc.client_gate import Gate
+from logagg.platform.system import bind_with_mode
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -274,8 +275,7 @@ def _listen_unix(path: str) -> socket.socket:
         pass
     listener = socket.socket(socket.AF_UNIX)
     try:
-        listener.bind(path)
-        os.chmod(path, 0o600)
+        bind_with_mode(listener, path, 0o600)
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()

@@ -36,9 +36,9 @@ from logagg.ipc.paths import (
     owner_file,
     read_owner,
 )  # fmt: skip
-from logagg.ipc.users import allowed_users, check_listener, read_trusted
+from logagg.ipc.users import allowed_users, check_listener, open_note, read_trusted
 from logagg.platform.packets import packet_socket
-from logagg.platform.system import MAX_SOCKET_PATH
+from logagg.platform.system import MAX_SOCKET_PATH, bind_with_mode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -120,9 +120,8 @@ def election(path: str, timeout: float) -> Iterator[None]:
     name = path + ".lock"
     deadline = time.clock_gettime(time.CLOCK_MONOTONIC) + timeout
     while True:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         with no_fork:
-            lock = OwnDescriptor(os.open(name, flags, 0o600), high=False)
+            lock = OwnDescriptor(open_note(name, os.O_RDWR), high=False)
         try:
             fcntl.flock(lock.number, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _same_file(lock.number, name):
@@ -180,8 +179,7 @@ def write_offset(
     The file is made when it is missing: directories of temporary files are cleaned.
     """
     at, then = switch or (0, 0)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    file = os.open(path + ".lock", flags, 0o600)
+    file = open_note(path + ".lock", os.O_WRONLY)
     try:
         if allowed_users():
             os.fchmod(file, 0o644)  # they read it
@@ -208,8 +206,7 @@ def listen(path: str) -> socket.socket:
     try:
         with suppress(FileNotFoundError):
             os.unlink(fresh)
-        listener.bind(fresh)
-        os.chmod(fresh, 0o666 if allowed_users() else 0o600)
+        bind_with_mode(listener, fresh, 0o666 if allowed_users() else 0o600)
         listener.listen(BACKLOG)
         os.rename(fresh, path)
     except BaseException as error:

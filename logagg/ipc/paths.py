@@ -34,7 +34,7 @@ from logagg.errors import ConfigError
 from logagg.ipc.users import ALLOW_USERS, allowed_users, check_listener, is_trusted
 from logagg.platform import packets
 from logagg.platform.mounts import is_elsewhere
-from logagg.platform.system import MAX_SOCKET_PATH
+from logagg.platform.system import MAX_SOCKET_PATH, change_mode
 
 __all__ = [
     "SPOOL_NAME", "FileOwner", "check_private", "first_file", "forget_spool_dir",
@@ -248,7 +248,7 @@ def _private(path: str, mode: int = 0o700) -> str:
         pass
     check_private(path, 0o066)
     if mode != 0o700:
-        os.chmod(path, mode)
+        change_mode(path, mode)
     return path
 
 

@@ -22,6 +22,7 @@ from logagg.ipc.protocol import RunReply, RunRequest, StatusRequest, decode, enc
 from logagg.ipc.users import check_listener
 from logagg.platform.peers import credentials
 from logagg.platform.procfs import is_stopped
+from logagg.platform.system import bind_with_mode
 
 __all__ = ["RunAddress", "find", "listen", "request", "run_name", "runs",
            "status"]  # fmt: skip
@@ -50,8 +51,7 @@ def listen() -> tuple[socket.socket, str]:
         path, fresh = name + ".control", name + ".new"
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            sock.bind(fresh)
-            os.chmod(fresh, 0o600)
+            bind_with_mode(sock, fresh, 0o600)
             sock.listen()
             os.link(fresh, path)
         except FileExistsError:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
+import stat
 import sys
 from typing import TYPE_CHECKING
 
@@ -13,8 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LINUX", "MAX_SOCKET_PATH", "NO_SIGNAL", "PROC", "RSS_UNIT", "SO_DOMAIN",
-    "available_cpus", "fdatasync", "memory_file", "opened_path", "pipe_bytes",
-    "reopen_terminal", "set_pipe_bytes", "wipe_on_fork",
+    "available_cpus", "bind_with_mode", "change_mode", "fdatasync", "memory_file",
+    "opened_path", "pipe_bytes", "reopen_terminal", "set_pipe_bytes", "wipe_on_fork",
 ]  # fmt: skip
 
 LINUX = sys.platform == "linux" and os.environ.get("LOGAGG_PORTABLE", "") in ("", "0")
@@ -94,6 +96,51 @@ def memory_file(name: str) -> int:
     file = os.open(path, flags, 0o600)
     os.unlink(path)
     return file
+
+
+def bind_with_mode(listener: socket.socket, path: str, mode: int) -> None:
+    """Bind a Unix socket to a new path, which never has more rights than the mode.
+
+    Where others can write the directory, the path may lead elsewhere a moment later: its
+    mode is changed only where that is this user's socket and has no other name.
+
+    Raises:
+        OSError: It cannot be bound, or its mode cannot be changed.
+    """
+    if not LINUX:
+        listener.bind(path)
+        os.chmod(
+            path, mode, follow_symlinks=os.chmod not in os.supports_follow_symlinks
+        )
+        return
+    os.fchmod(listener.fileno(), mode)  # bind makes the path with it, less the umask
+    listener.bind(path)
+    made = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        status = os.fstat(made)
+        mine = stat.S_ISSOCK(status.st_mode) and status.st_uid == os.geteuid()
+        if not mine or status.st_nlink > 1:
+            raise PermissionError(errno.EPERM, "another user changes its directory")
+        if stat.S_IMODE(status.st_mode) != mode:
+            os.chmod(f"{PROC}/self/fd/{made}", mode)
+    finally:
+        os.close(made)
+
+
+def change_mode(path: str, mode: int) -> None:
+    """Change the mode of a directory of this user's, wherever the path leads by now.
+
+    Raises:
+        OSError: It is another user's, no directory, or cannot be changed.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    directory = os.open(path, flags)
+    try:
+        if os.fstat(directory).st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, "is another user's directory", path)
+        os.fchmod(directory, mode)
+    finally:
+        os.close(directory)
 
 
 def wipe_on_fork(page: mmap.mmap) -> None:
