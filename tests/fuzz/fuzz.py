@@ -1,15 +1,19 @@
 """Fuzz a target by coverage: `python tests/fuzz/fuzz.py TARGET SECONDS [CORPUS]`.
 
-Needs atheris. Inputs that reach something new are written into CORPUS, which is given
-back to it the next time; those worth keeping go to `tests/fuzz/corpus/TARGET`.
+Needs atheris (the extra `fuzz`). Inputs that reach something new are written into CORPUS,
+which is given back to it the next time; those worth keeping go to
+`tests/fuzz/corpus/TARGET`. As TARGET, `all` stands for each of them, in processes of
+their own and some at a time, with a folder for each in CORPUS.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import atheris
@@ -31,7 +35,7 @@ def main(target: str, seconds: str, corpus: str = "") -> None:
     known = {name: list(each.values()) for name, each in SEEDS.items()} | PARSER_SEEDS
 
     folder = Path(corpus or tempfile.mkdtemp(prefix=f"corpus-{target}-"))
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True, parents=True)
     seeds = known[target]
     for number, data in enumerate(seeds):
         (folder / f"seed-{number}").write_bytes(data)
@@ -46,11 +50,34 @@ def main(target: str, seconds: str, corpus: str = "") -> None:
         return mutated(data, seeds, chance)[:most]
 
     options = [f"-max_total_time={seconds}", "-max_len=20000", "-timeout=20"]
-    options += ["-rss_limit_mb=2048", "-print_final_stats=1", str(folder)]
+    options += ["-rss_limit_mb=2048", f"-artifact_prefix={folder}-", str(folder)]
     function = (TARGETS | PARSERS)[target]
     atheris.Setup([sys.argv[0], *options], function, custom_mutator=change)
     atheris.Fuzz()
 
 
+def fuzz_all(seconds: str, corpus: str = "") -> int:
+    """Fuzz each target; the number of those in which a fault was found."""
+    from parsers import PARSERS
+    from targets import TARGETS
+
+    place = Path(corpus or tempfile.mkdtemp(prefix="corpus-")).resolve()
+
+    def fuzz(target: str) -> int:
+        command = [sys.executable, __file__, target, seconds, str(place / target)]
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, errors="replace"
+        )
+        if done.returncode:
+            print(done.stdout, done.stderr)
+        print(f"{target}: status {done.returncode}", flush=True)
+        return done.returncode != 0
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return sum(pool.map(fuzz, [*TARGETS, *PARSERS]))
+
+
 if __name__ == "__main__":
+    if sys.argv[1] == "all":
+        sys.exit(fuzz_all(*sys.argv[2:]))
     main(*sys.argv[1:])
