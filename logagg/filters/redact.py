@@ -14,7 +14,8 @@ found, or that is not ASCII, is parsed and decided exactly. With `texts` each li
 
 It fails closed: text that cannot be searched is left out. That is a line that is not
 JSON, the part of a text beyond the `regex.LIMIT` characters that a pattern with an
-unbounded repeat reads, and a text that cannot be searched in time.
+unbounded repeat reads, and a text that cannot be searched in time. Such a pattern, and
+`texts`, reads `_MOST_SEARCHED` characters of a record, however many texts it has.
 """
 
 from __future__ import annotations
@@ -64,6 +65,11 @@ Folded, `key` is in `token` and `cookie`, too. Words may be joined by anything.
 _ESCAPE = b"\\u00".translate(_FOLD)
 """In the folded text of every line with a name that has escaped letters."""
 
+_MOST_SEARCHED = 16 * regex.LIMIT
+"""Characters of one record: all others wait while it is searched."""
+
+_TOO_LONG = f"{PLACEHOLDER[:-1]}: too long to be searched]"
+
 _EXTRAS_AT = 80
 """The fixed fields of any line take more bytes than this: no extra begins before."""
 
@@ -111,6 +117,7 @@ class Redaction:
         if self._required:
             self._required.append(_ESCAPE)
         self._searches = bool(self._patterns) or self._texts
+        self._left = self._most = _MOST_SEARCHED * (len(self._patterns) + self._texts)
         self.nothing = not (self._required or self._searches)
         self.count = 0
 
@@ -154,6 +161,7 @@ class Redaction:
 
     def _line(self, line: bytes) -> bytes:
         record = load_line(line + b"}", exact=True)
+        self._left = self._most
         try:
             if record is None:
                 raise ValueError("it is not a record")
@@ -192,20 +200,32 @@ class Redaction:
     def _text(self, text: str) -> str:
         for pattern in self._patterns:
             limit = pattern.limit
+            if limit is not None:
+                limit = self._searchable(min(len(text), limit))
             cut = limit is not None and len(text) > limit
             try:
                 found, number = pattern.sub(PLACEHOLDER, text[:limit] if cut else text)
             except regex.SearchTimeout:
                 found, number, cut = "", 0, True
             if cut:
-                found += f"{PLACEHOLDER[:-1]}: too long to be searched]"
+                found += _TOO_LONG
                 number += 1
             self.count += number
             text = found
         if self._texts:
-            text, number = hide(text)
-            self.count += number
+            limit = self._searchable(len(text))
+            cut = len(text) > limit
+            text, number = hide(text[:limit])
+            if cut:
+                text += _TOO_LONG
+            self.count += number + cut
         return text
+
+    def _searchable(self, size: int) -> int:
+        """How many characters of so many may still be searched in this record."""
+        found = min(size, self._left)
+        self._left -= found
+        return found
 
 
 def _holds(line: bytes, required: Iterable[bytes]) -> bool:

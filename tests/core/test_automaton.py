@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from re import _parser  # type: ignore[attr-defined]
 from unittest.mock import Mock
 
+import orjson
 import pytest
 from support import wire_line
 
@@ -82,9 +83,10 @@ def test_no_text_takes_long(pattern: str, text: str) -> None:
     assert matcher.compile((f"message~'{pattern}'",)).lines([line_of(text)], b"}") == []
 
 
-def line_of(text: str) -> bytes:
-    """The wire line of a message."""
-    return wire_line(1, body=b'"logger":"l","message":"%b"' % text.encode())
+def line_of(text: str, more: Sequence[str] = ()) -> bytes:
+    """The wire line of a message, and of a field with more texts."""
+    body = orjson.dumps({"logger": "l", "message": text, "more": list(more)})
+    return wire_line(1, body=body[1:-1])
 
 
 def test_a_search_for_all_matches_ends_too() -> None:
@@ -121,6 +123,28 @@ def test_what_only_re_can_do_is_stopped_in_time() -> None:
     (redacted,) = Redaction((f"/{slow}/",)).lines([line])
     assert b"abc" not in redacted
     assert b"too long to be searched]" in redacted
+
+
+@pytest.mark.parametrize("wanted", [r"/\w+@\w+/", "texts"])
+def test_of_one_record_a_bounded_part_is_searched(wanted: str) -> None:
+    """However many texts it has; what is left out is not let through."""
+    redaction = Redaction((wanted,))
+    secret = f"a@b {'x' * 16_000} Bearer abcdefgh123"
+    lines = [line_of(secret, more=[secret] * 40) for _ in range(2)]
+
+    for each in redaction.lines(lines):
+        assert each.count(b"too long to be searched]") in range(20, 30)
+        assert each.count(b"x" * 16_000) in range(14, 18)
+        hidden = b"a@b" if wanted.startswith("/") else b"abcdefgh123"
+        assert hidden not in each
+
+
+def test_a_pattern_without_a_repeat_reads_a_whole_record() -> None:
+    """It is as quick as reading."""
+    secret = f"{'x' * 16_000}4111z"
+    (line,) = Redaction(("/[0-9]{4}z/",)).lines([line_of("", more=[secret] * 40)])
+
+    assert line.count(b"x" * 16_000 + b"[redacted]") == 40
 
 
 @pytest.mark.parametrize(

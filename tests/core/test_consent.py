@@ -8,7 +8,10 @@ import pytest
 
 from logagg.cli.check import kind_of
 from logagg.cli.configuration import config
+from logagg.cli.configuration.confirmed_files import is_confirmed
 from logagg.cli.configuration.consent import is_within, needs
+from logagg.cli.configuration.found_file import parse
+from logagg.errors import ConfigError
 from logagg.options import Setting, fields
 
 
@@ -105,3 +108,12 @@ def test_of_each_path_option_it_is_known_what_it_does() -> None:
         ("run", "watch"), ("reload", "socket"), ("status", "socket"), ("tail", "socket"),
         ("stats", "socket"), ("top", "socket"), ("tail", "files"), ("stats", "files"),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [f"n = {10**30}", f"n = {'[' * 300}{']' * 300}"])
+def test_a_file_of_which_no_note_can_be_made_is_an_error(
+    tmp_path: Path, text: str
+) -> None:
+    """With a reason; it is not taken for confirmed."""
+    with pytest.raises(ConfigError, match="cannot be used"):
+        is_confirmed(tmp_path / "logagg.toml", parse(text))

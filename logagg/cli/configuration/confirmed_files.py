@@ -95,5 +95,8 @@ def _name(path: Path) -> str:
 
 
 def _digest(data: Mapping[str, Any]) -> str:
-    text = orjson.dumps(data, default=str, option=orjson.OPT_SORT_KEYS)
+    try:
+        text = orjson.dumps(data, default=str, option=orjson.OPT_SORT_KEYS)
+    except TypeError as error:  # a number of more than 64 bits, or nested too deep
+        raise ConfigError(f"the configuration file cannot be used: {error}") from None
     return sha256(text).hexdigest()
