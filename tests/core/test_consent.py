@@ -110,6 +110,15 @@ def test_of_each_path_option_it_is_known_what_it_does() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("part", ["a", '"a b"', "'a'", " a "])
+@pytest.mark.parametrize("form", ["{} = 1", "[{}]", "a = {{ {} = 1 }}"])
+def test_a_key_of_many_parts_is_an_error(part: str, form: str) -> None:
+    """Such a file would keep each command in its directory busy for hours."""
+    parse(form.format(".".join([part] * 60)))
+    with pytest.raises(ValueError, match="nested too deep"):
+        parse(form.format(".".join([part] * 70)))
+
+
 @pytest.mark.parametrize("text", [f"n = {10**30}", f"n = {'[' * 300}{']' * 300}"])
 def test_a_file_of_which_no_note_can_be_made_is_an_error(
     tmp_path: Path, text: str

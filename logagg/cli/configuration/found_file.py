@@ -9,6 +9,7 @@ that was opened, not of its name. What it may do then: `confirmed_files`.
 from __future__ import annotations
 
 import os
+import re
 import stat
 import tomllib
 from pathlib import Path
@@ -21,6 +22,9 @@ __all__ = ["FoundFile", "NotUsed", "find", "parse"]
 MOST_BYTES = 1 << 20
 _NAMES = ("logagg.toml", "pyproject.toml")
 _ROOTS = (".git", ".hg", ".svn", ".jj")
+_DEEP = re.compile(
+    r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){64}"""
+)
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
@@ -121,6 +125,8 @@ def _has_table(text: str) -> bool:
 
 def parse(text: str) -> dict[str, Any]:
     """Parse TOML. Raises ValueError, also where it is nested too deep."""
+    if _DEEP.search(text):  # `tomllib` takes minutes for a key of 10,000 parts
+        raise ValueError("it is nested too deep")
     try:
         return tomllib.loads(text)
     except RecursionError:
