@@ -137,8 +137,30 @@ def _matches(value: Any, pattern: regex.Pattern) -> bool:
     if isinstance(value, str):
         return pattern.search(value)
     if isinstance(value, list):
-        return any(_matches(item, pattern) for item in value)
+        return _any_matches(value, pattern)
     return pattern.search(_json(value))
+
+
+def _any_matches(value: list[Any], pattern: regex.Pattern) -> bool:
+    """Whether the pattern occurs in an item, or in one of its items, and so on.
+
+    Raises:
+        SearchTimeout: All items together are too long.
+    """
+    left, items = regex.MOST_SEARCHED, [value]
+    while items:
+        for item in items.pop():
+            if isinstance(item, list):
+                items.append(item)
+                continue
+            text = item if isinstance(item, str) else _json(item)
+            if pattern.limit is not None:
+                left -= min(len(text), pattern.limit)
+            if left < 0:
+                raise regex.SearchTimeout
+            if pattern.search(text):
+                return True
+    return False
 
 
 def _json(value: Any) -> str:

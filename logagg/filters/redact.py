@@ -15,7 +15,7 @@ found, or that is not ASCII, is parsed and decided exactly. With `texts` each li
 It fails closed: text that cannot be searched is left out. That is a line that is not
 JSON, the part of a text beyond the `regex.LIMIT` characters that a pattern with an
 unbounded repeat reads, and a text that cannot be searched in time. Such a pattern, and
-`texts`, reads `_MOST_SEARCHED` characters of a record, however many texts it has.
+`texts`, reads `regex.MOST_SEARCHED` characters of a record, however many texts it has.
 """
 
 from __future__ import annotations
@@ -64,9 +64,6 @@ Folded, `key` is in `token` and `cookie`, too. Words may be joined by anything.
 
 _ESCAPE = b"\\u00".translate(_FOLD)
 """In the folded text of every line with a name that has escaped letters."""
-
-_MOST_SEARCHED = 16 * regex.LIMIT
-"""Characters of one record: all others wait while it is searched."""
 
 _TOO_LONG = f"{PLACEHOLDER[:-1]}: too long to be searched]"
 
@@ -117,7 +114,9 @@ class Redaction:
         if self._required:
             self._required.append(_ESCAPE)
         self._searches = bool(self._patterns) or self._texts
-        self._left = self._most = _MOST_SEARCHED * (len(self._patterns) + self._texts)
+        self._left = self._most = regex.MOST_SEARCHED * (
+            len(self._patterns) + self._texts
+        )
         self.nothing = not (self._required or self._searches)
         self.count = 0
 

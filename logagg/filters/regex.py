@@ -36,6 +36,9 @@ from logagg.filters.linear.guarded import Guarded, UnguardedPattern
 from logagg.filters.linear.runs import Runs
 
 LIMIT = 16_384
+MOST_SEARCHED = 16 * LIMIT
+"""Characters of one record that are searched: all others wait meanwhile."""
+
 LONGEST = 1_000
 _FEW_STEPS = 20_000
 _SHORTEST = 32

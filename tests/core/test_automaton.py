@@ -139,6 +139,16 @@ def test_of_one_record_a_bounded_part_is_searched(wanted: str) -> None:
         assert hidden not in each
 
 
+def test_of_a_long_list_a_bounded_part_is_searched() -> None:
+    """A record of which more would have to be searched is let through."""
+    match = matcher.compile(("more~'x+y'",))
+    inner = "x" * 16_000
+    few, many = line_of("", more=[inner] * 10), line_of("", more=[inner] * 20)
+    found = line_of("", more=[inner] * 10 + ["xy"])
+
+    assert match.lines([few, found, many], b"}") == [found, many]
+
+
 def test_a_pattern_without_a_repeat_reads_a_whole_record() -> None:
     """It is as quick as reading."""
     secret = f"{'x' * 16_000}4111z"
