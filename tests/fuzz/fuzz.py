@@ -29,6 +29,10 @@ def main(target: str, seconds: str, corpus: str = "") -> None:
     with atheris.instrument_imports(include=["logagg", "logagg_sinks"]):
         from parsers import PARSER_SEEDS, PARSERS
         from targets import TARGETS
+
+        for name, each in PARSER_SEEDS.items():  # loads what is loaded when needed
+            for data in each:
+                PARSERS[name](data)
     from mutate import mutated
     from seeds import SEEDS
 
