@@ -18,9 +18,11 @@ both, and the lock is released, not only closed.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
+import stat
 import sys
 import time
 from contextlib import contextmanager, suppress
@@ -36,7 +38,7 @@ from logagg.ipc.paths import (
     owner_file,
     read_owner,
 )  # fmt: skip
-from logagg.ipc.users import allowed_users, check_listener, open_note, read_trusted
+from logagg.ipc.users import allowed_users, check_listener, read_trusted
 from logagg.platform.packets import packet_socket
 from logagg.platform.system import MAX_SOCKET_PATH, bind_with_mode
 
@@ -121,7 +123,7 @@ def election(path: str, timeout: float) -> Iterator[None]:
     deadline = time.clock_gettime(time.CLOCK_MONOTONIC) + timeout
     while True:
         with no_fork:
-            lock = OwnDescriptor(open_note(name, os.O_RDWR), high=False)
+            lock = OwnDescriptor(_open_note(name, os.O_RDWR), high=False)
         try:
             fcntl.flock(lock.number, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _same_file(lock.number, name):
@@ -141,6 +143,27 @@ def election(path: str, timeout: float) -> Iterator[None]:
         if lock.is_own:  # else this is a child, which was forked in between
             fcntl.flock(lock.number, fcntl.LOCK_UN)
         lock.close()
+
+
+def _open_note(name: str, flags: int) -> int:
+    """Open or make a file beside a socket, where others may have put something else.
+
+    It never waits, as opening a FIFO would.
+
+    Raises:
+        PermissionError: It is no regular file, or it is another one, too (a hard link).
+        OSError: It cannot be opened.
+    """
+    flags |= os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    descriptor = os.open(name, flags, 0o600)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            raise PermissionError(errno.EPERM, "is not a file with one name", name)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _same_file(descriptor: int, name: str) -> bool:
@@ -179,7 +202,7 @@ def write_offset(
     The file is made when it is missing: directories of temporary files are cleaned.
     """
     at, then = switch or (0, 0)
-    file = open_note(path + ".lock", os.O_WRONLY)
+    file = _open_note(path + ".lock", os.O_WRONLY)
     try:
         if allowed_users():
             os.fchmod(file, 0o644)  # they read it

@@ -11,7 +11,6 @@ Both ends check each other, by the credentials that the kernel reports:
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -111,27 +110,6 @@ def read_trusted(path: str, most: int) -> bytes:
         return os.pread(descriptor, most, max(0, status.st_size - most))
     finally:
         os.close(descriptor)
-
-
-def open_note(name: str, flags: int) -> int:
-    """Open or make a file beside a socket, where others may have put something else.
-
-    It never waits, as opening a FIFO would.
-
-    Raises:
-        PermissionError: It is no regular file, or it is another one, too (a hard link).
-        OSError: It cannot be opened.
-    """
-    flags |= os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    descriptor = os.open(name, flags, 0o600)
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-            raise PermissionError(errno.EPERM, "is not a file with one name", name)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 def _users(variable: str) -> frozenset[int]:

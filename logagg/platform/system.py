@@ -115,14 +115,15 @@ def bind_with_mode(listener: socket.socket, path: str, mode: int) -> None:
         return
     os.fchmod(listener.fileno(), mode)  # bind makes the path with it, less the umask
     listener.bind(path)
+    if stat.S_IMODE(os.lstat(path).st_mode) == mode:
+        return  # nothing is to be changed, so no descriptor has to be free
     made = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         status = os.fstat(made)
         mine = stat.S_ISSOCK(status.st_mode) and status.st_uid == os.geteuid()
         if not mine or status.st_nlink > 1:
             raise PermissionError(errno.EPERM, "another user changes its directory")
-        if stat.S_IMODE(status.st_mode) != mode:
-            os.chmod(f"{PROC}/self/fd/{made}", mode)
+        os.chmod(f"{PROC}/self/fd/{made}", mode)
     finally:
         os.close(made)
 
