@@ -11,18 +11,19 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import orjson
 import pytest
 
-from logagg.platform import system
+from logagg.platform import packets, system
 
 MOST_LATE = 10
 """How many records of a test may be late. None is on a quiet machine."""
@@ -46,7 +47,37 @@ linux_form = pytest.mark.skipif(
     not system.LINUX,
     reason="it is about what the portable form lacks, or does otherwise",
 )
-"""A test of what Linux alone has, or that speaks to a socket of packets by itself."""
+"""A test of what Linux alone has; `test_house.py` counts them."""
+
+
+class PacketSocket:
+    """A socket that sends and receives packets in the form that is tested."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._socket, name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def send(self, packet: bytes, descriptors: Sequence[int] = ()) -> None:
+        """Send a packet."""
+        packets.send(self._socket, packet, descriptors)
+
+    def recv(self, size: int) -> bytes:
+        """The next packet; its descriptors are closed."""
+        while True:
+            try:
+                return packets.receive(self._socket, size)[0]
+            except BlockingIOError:
+                if self._socket.gettimeout() == 0:
+                    raise
+                time.sleep(0.001)  # it is there in part
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from collections import deque
 
 import orjson
 import pytest
-import support
 from hypothesis import example, given
 from hypothesis import strategies as st
 from support import wire_line
@@ -25,9 +24,7 @@ from logagg.core.line import PREFIX, is_line, key_ns, level_of, seq_of
 from logagg.core.merge import Merger
 from logagg.dialects import output_lines
 from logagg.ipc.protocol import RecordsHello, StreamHello
-
-pytestmark = support.linux_form  # it speaks packets of that kind itself
-
+from logagg.platform.packets import KIND, send
 
 START = 1_795_568_400 * 1_000_000_000
 
@@ -59,7 +56,7 @@ def target(data: bytes) -> list[bytes]:
     """Give bytes to a worker's pipe; return the lines that the merge lets through."""
     read, write = os.pipe()
     os.set_blocking(write, False)
-    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    here, there = socket.socketpair(socket.AF_UNIX, KIND)
     worker = made(here, read)
     merger = Merger()
     try:
@@ -168,12 +165,12 @@ keys = ["flush", "dropped", "torn", "bye", "segment", "first", "last", "sinks", 
 def test_no_packet_behind_the_hello_raises(packets):
     """A worker may say anything: the worst is that it is not heard any more."""
     read, write = os.pipe()
-    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    here, there = socket.socketpair(socket.AF_UNIX, KIND)
     worker = made(here, read)
     try:
         with there:
             for packet in packets:
-                there.send(json.dumps(packet).encode())
+                send(there, json.dumps(packet).encode())
             worker.receive()
         orjson.dumps(worker.losses())
         orjson.dumps(worker.statistics())

@@ -8,14 +8,12 @@ import contextlib
 import itertools
 import os
 import signal
-import socket
 from pathlib import Path
 from signal import SIGINT
 
 import orjson
 import pytest
-import support
-from support import spool_files
+from support import PacketSocket, spool_files
 
 from logagg.client.delivery_state import TRANSITIONS, Overflow
 from logagg.client.delivery_state import DeliveryState as State
@@ -23,16 +21,15 @@ from logagg.client.line_delivery import LineDelivery
 from logagg.client.transport import Transport
 from logagg.core.line import seq_of
 from logagg.ipc import failpoints
-
-pytestmark = support.linux_form  # it speaks packets of that kind itself
+from logagg.platform.packets import packet_socket, receive
 
 
 class Consumer:
     """The consumer's end of one connection: what the hello brought, nothing more."""
 
     def __init__(self, connection):
-        self._connection = connection
-        packet, fds, *_ = socket.recv_fds(connection, 1 << 16, 8)
+        self._connection = PacketSocket(connection)
+        packet, fds, _ = receive(connection, 1 << 16, 8)
         self.hello = orjson.loads(packet)
         self.pipe, *self._others = fds
         self.resent = []
@@ -81,7 +78,7 @@ class Stage:
         return self.transport.delivery
 
     def listen(self):
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener = packet_socket()
         self._listener.bind(self._path)
         self._listener.listen()
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import orjson
 import pytest
-import support
 from support import descriptors, no_free_descriptor
 
 from logagg.consumer import listener
@@ -36,8 +35,7 @@ from logagg.ipc.protocol import (
     decode,
     encode,
 )
-
-pytestmark = support.linux_form  # it speaks packets of that kind itself
+from logagg.platform import packets
 
 
 class Host:
@@ -135,7 +133,7 @@ class Scene:
 
     def connect(self) -> socket.socket:
         """A connection without a hello."""
-        made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        made = packets.packet_socket()
         made.connect(self.path)
         made.setblocking(False)
         self._open.append(made)
@@ -145,7 +143,7 @@ class Scene:
         """A connection with a hello and its descriptors, which are closed here."""
         made = self.connect()
         packet = hello if isinstance(hello, bytes) else encode(hello)
-        socket.send_fds(made, [packet], fds)
+        packets.send(made, packet, fds)
         for descriptor in fds:
             os.close(descriptor)
         return made
@@ -159,8 +157,12 @@ class Scene:
 
     async def answer(self, connection: socket.socket) -> bytes:
         """The next packet."""
-        loop = asyncio.get_running_loop()
-        return await asyncio.wait_for(loop.sock_recv(connection, 1 << 16), 10)
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    return packets.receive(connection, 1 << 16)[0]
+                except BlockingIOError:
+                    await asyncio.sleep(0.005)
 
     async def until(self, condition: Callable[[], Any]) -> None:
         """Wait for a condition."""
@@ -204,7 +206,7 @@ def test_a_worker_is_read_once_its_sinks_are_open(tmp_path: Path) -> None:
             assert decode(ConsumerPacket, await s.answer(connection)) == (
                 ConsumerPacket(welcome=1)
             )
-            connection.send(encode(WorkerPacket(sinks=["file:b.log"])))
+            packets.send(connection, encode(WorkerPacket(sinks=["file:b.log"])))
             await s.until(lambda: ("sinks", ["file:b.log"]) in s.host.calls)
             assert s.host.calls[0] == ("sinks", ["file:a.log"])
             os.close(write)
@@ -253,7 +255,7 @@ def test_an_owner_that_does_not_answer_in_time_gets_no_pipe(tmp_path: Path) -> N
         assert not consumer_client.hand_over(path, hello, [read])
         connection, _ = suspended.accept()
         with connection:
-            _, fds, _, _ = socket.recv_fds(connection, 65536, 8)
+            _, fds, _ = packets.receive(connection, 65536, 8)
             assert not fds
             assert connection.recv(65536) == b""
         os.close(read)
@@ -386,7 +388,7 @@ def test_a_truncated_hello_is_refused_and_nothing_of_it_is_accepted(
             pipe, write = os.pipe()
             null = os.open("/dev/null", os.O_RDWR)
             hello = RecordsHello(pid=os.getpid(), worker="1", stream="1-a")
-            socket.send_fds(connection, [encode(hello)], [pipe, null, null])
+            packets.send(connection, encode(hello), [pipe, null, null])
             before = descriptors()
             with no_free_descriptor():
                 s.listener.poll()
@@ -478,9 +480,11 @@ def test_a_holder_holds_until_it_leaves_or_ends(tmp_path: Path) -> None:
         async with scene(tmp_path) as s:
             one, two = (s.say_hello(HoldHello(sinks=["x:"])) for _ in range(2))
             await s.until(lambda: s.listener.holders.count == 2)
-            one.send(encode(HolderPacket(record={"message": "m"}, after_pid=3)))
+            packets.send(
+                one, encode(HolderPacket(record={"message": "m"}, after_pid=3))
+            )
             await s.until(lambda: ("event", {"message": "m"}) in s.host.calls)
-            one.send(encode(HolderPacket(leave=1)))
+            packets.send(one, encode(HolderPacket(leave=1)))
             await s.until(lambda: s.listener.holders.count == 1)
             two.close()
             await s.until(lambda: s.listener.holders.count == 0)

@@ -38,6 +38,7 @@ from logagg.core.line import KEY_END, received_suffix, seq_of
 from logagg.errors import SinkUnavailable
 from logagg.fanout.fanout import Fanout
 from logagg.ipc.protocol import ConsumerPacket
+from logagg.platform.packets import packet_socket, receive, send
 from logagg.sinks import wrap
 from logagg.testing import MemorySink
 
@@ -384,7 +385,7 @@ class Consumer:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener = packet_socket()
         self._listener.bind(path)
         self._listener.listen()
         self._listener.setblocking(False)
@@ -402,7 +403,7 @@ class Consumer:
         with contextlib.suppress(BlockingIOError):
             connection, _ = self._listener.accept()
             connection.setblocking(True)
-            packet, fds, *_ = socket.recv_fds(connection, 1 << 16, 8)
+            packet, fds, _ = receive(connection, 1 << 16, 8)
             if self._connection is not None:
                 self._earlier.append(self._connection)
             self._connection, self._pipe, self._rest = connection, fds[0], b""
@@ -433,7 +434,7 @@ class Consumer:
         if self._connection is not None:
             packet = orjson.dumps({"ack": self.acknowledged, **more})
             with contextlib.suppress(OSError):
-                self._connection.send(packet)
+                send(self._connection, packet)
 
     def die(self) -> None:
         """Let go of everything, as the kernel does."""
@@ -560,5 +561,5 @@ TestAcknowledging = Acknowledging.TestCase
 TestAcknowledging.settings = settings(STEADY, max_examples=100)
 TestDelivering = pytest.mark.slow(Delivering.TestCase)
 TestDelivering.settings = STEADY
-TestSending = pytest.mark.slow(support.linux_form(Sending.TestCase))
+TestSending = pytest.mark.slow(Sending.TestCase)
 TestSending.settings = STEADY

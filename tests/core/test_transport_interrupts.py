@@ -7,24 +7,23 @@ sent again as a whole.
 """
 
 import contextlib
+import fcntl
 import os
-import socket
 import stat
 import sys
 from collections import Counter
 
 import orjson
 import pytest
-import support
 from support import spool_files
 
 from logagg.client import line_delivery
 from logagg.client.transport import Transport
 from logagg.core.line import is_line, seq_of
 from logagg.ipc import connection
+from logagg.platform.packets import packet_socket, receive
 
 pytestmark = [
-    support.linux_form,  # it speaks packets of that kind itself
     pytest.mark.slow,  # some hundred transports, each with a socket and a pipe
     # A socket that an exception leaves is closed by the garbage collector.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -36,7 +35,7 @@ class Peer:
     """A listening socket; what came by it is read afterwards."""
 
     def __init__(self, path):
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener = packet_socket()
         self._listener.bind(path)
         self._listener.listen()
         self._listener.setblocking(False)
@@ -44,7 +43,12 @@ class Peer:
 
     def drain(self):
         """Read the pipes of all that has attached, as far as they go."""
-        self._accept()
+        profile = sys.getprofile()
+        sys.setprofile(None)  # it is no part of the call that is interrupted
+        try:
+            self._accept()
+        finally:
+            sys.setprofile(profile)
         found = []
         for connected in self._open:
             with contextlib.suppress(BlockingIOError):
@@ -59,7 +63,7 @@ class Peer:
                 client, _ = self._listener.accept()
                 client.setblocking(False)
                 try:
-                    packet, fds, *_ = socket.recv_fds(client, 1 << 16, 8)
+                    packet, fds, _ = receive(client, 1 << 16, 8)
                 except BlockingIOError:  # its hello will not come
                     packet = b""
                 if not packet:
@@ -218,7 +222,10 @@ def attempt(scene, call, point, action):
 
 @pytest.fixture(autouse=True)
 def small_pipe(monkeypatch):
-    monkeypatch.setattr(connection, "_PIPE_SIZES", (4096,))
+    def shrink(pipe, *_):  # also in the portable form, which leaves pipes as they are
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 4096)
+
+    monkeypatch.setattr(connection, "set_pipe_bytes", shrink)
     monkeypatch.setattr(line_delivery, "OVERFLOW_TIMEOUT", 0.002)
 
 

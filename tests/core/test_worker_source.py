@@ -5,15 +5,15 @@ With real pipes, files and sockets.
 
 import contextlib
 import errno
+import fcntl
 import os
 import socket
 
 import orjson
 import pytest
-import support
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import no_free_descriptor, wire_line
+from support import PacketSocket, no_free_descriptor, wire_line
 
 from logagg.client import spool_writer
 from logagg.client.spool_writer import orphans
@@ -33,10 +33,8 @@ from logagg.ipc.protocol import (
     decode_hello,
     encode,
 )
-from logagg.platform.system import set_pipe_bytes
-
-pytestmark = support.linux_form  # it speaks packets of that kind itself
-
+from logagg.platform import packets
+from logagg.platform.system import memory_file
 
 START = 1_795_568_400 * 1_000_000_000
 
@@ -56,7 +54,8 @@ class Rig:
     def __init__(self, *, kept=(), **hello):
         self.folder = paths.spool_dir("rig")
         read, self.pipe = os.pipe()
-        here, self.control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        here, control = socket.socketpair(socket.AF_UNIX, packets.KIND)
+        self.control = PacketSocket(control)
         self.worker = WorkerSource(
             here,
             read,
@@ -112,7 +111,7 @@ class Rig:
 
 def kept_file(numbers):
     """Lines in a file, as a worker hands them over to a new consumer."""
-    file = os.memfd_create("kept")
+    file = memory_file("kept")
     os.write(file, b"".join(line(n) + b"\n" for n in numbers))
     os.lseek(file, 0, os.SEEK_SET)
     return SegmentReader.of_kept(file)
@@ -431,7 +430,7 @@ class Stage:
 
     def __init__(self, folder):
         path = os.path.join(folder, "socket")
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener = packets.packet_socket()
         self._listener.bind(path)
         self._listener.listen()
         self._folder = folder
@@ -450,7 +449,7 @@ class Stage:
     def consumer(self):
         """The next consumer, behind the worker's hello."""
         connection, _ = self._listener.accept()
-        packet, fds, *_ = socket.recv_fds(connection, 1 << 16, 8)
+        packet, fds, _ = packets.receive(connection, 1 << 16, 8)
         kept = SegmentReader.of_kept(fds[3]) if len(fds) > 3 else None
         worker = WorkerSource(
             connection,
@@ -658,8 +657,9 @@ def test_a_worker_that_waits_in_flush_is_acknowledged_at_once(rig):
     made.write([1, 2])
     made.read()
     made.worker.acknowledge(1)
+    made.control.setblocking(False)
     with pytest.raises(BlockingIOError):
-        made.control.recv(100, socket.MSG_DONTWAIT)
+        made.control.recv(100)
 
     made.send(flush=2)
     made.worker.receive()
@@ -695,7 +695,7 @@ def test_a_segment_without_newlines_costs_neither_memory_nor_a_long_pause(
 def test_one_read_has_a_bound_whatever_a_process_sends(rig):
     """A hole before each line, many messages: the rest waits for the next cycle."""
     here = rig()
-    set_pipe_bytes(here.pipe, 1 << 20)
+    fcntl.fcntl(here.pipe, fcntl.F_SETPIPE_SZ, 1 << 20)
     os.set_blocking(here.pipe, False)
     sent = 0
     with contextlib.suppress(BlockingIOError):

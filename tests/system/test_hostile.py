@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import random
-import socket
 import stat
 import subprocess
 import time
@@ -16,10 +15,10 @@ from harness import Fleet, besieged
 from support import BASIC, python, records, running, settled, wait_until
 
 from logagg.ipc import paths
+from logagg.platform.packets import packet_socket
 
 pytestmark = [
     pytest.mark.slow,  # many real processes, some seconds each
-    support.linux_form,  # it speaks packets of that kind itself
 ]
 
 
@@ -198,7 +197,7 @@ def test_too_many_descriptors_are_not_kept(scene):
         for packet in (b"junk", b'{"hello":1,"kind":"hold"}', b'{"hello":1}'):
             with scene.connect() as connection:
                 fds = [end for pair in pipes for end in pair][:count]
-                socket.send_fds(connection, [packet], fds)
+                connection.send(packet, fds)
                 connection.recv(1 << 16)
     for pair in pipes:
         for end in pair:
@@ -278,13 +277,14 @@ def test_another_user_is_refused_by_what_the_kernel_says(scene):
         os.chmod(each, 0o755)
     os.chmod(scene.socket, 0o666)
     code = (
-        "import os, socket, sys\n"
+        "import os, sys\n"
+        "from logagg.platform import packets\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
-        "s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n"
+        "s = packets.packet_socket()\n"
         "s.connect(sys.argv[1])\n"
         "try:\n"
-        '    s.send(b\'{"hello":1,"kind":"status"}\')\n'
-        "    answer = s.recv(100000)\n"
+        '    packets.send(s, b\'{"hello":1,"kind":"status"}\')\n'
+        "    answer = packets.receive(s, 100000)[0]\n"
         "except OSError:\n"
         "    answer = b''\n"
         "print(len(answer))\n"
@@ -326,7 +326,7 @@ def test_a_planted_socket_that_answers_nothing_delays_no_call(tmp_path):
     """Something that listens and is no consumer: calls are bounded, nothing is lost."""
     path = tmp_path / "app.log"
     planted = tmp_path / "s.sock"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+    with packet_socket() as listener:
         listener.bind(str(planted))
         listener.listen(1)
         env = {"LOGAGG_SOCKET": str(planted)}
@@ -342,6 +342,7 @@ def test_a_planted_lock_that_is_never_released_delays_no_call(tmp_path):
     code = """\
 import fcntl, os, sys
 from logagg.ipc import paths
+from logagg.platform.packets import packet_socket
 path = paths.socket_path(paths.identity([sys.argv[1]]))
 lock = os.open(path + ".lock", os.O_RDWR | os.O_CREAT, 0o600)
 fcntl.flock(lock, fcntl.LOCK_EX)

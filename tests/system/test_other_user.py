@@ -167,7 +167,8 @@ def test_the_next_consumer_takes_records_of_users_that_it_allows(
 
 
 GUEST = """
-import os, socket, sys, orjson
+import os, sys, orjson
+from logagg.platform import packets
 path, uid, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 os.setgroups([])
 os.setgid(uid)
@@ -177,15 +178,15 @@ evil = [f"file:{folder}/evil{n}?format=text&template={{message}}" for n in range
 def say(hello, *fds, connection=None):
     made = connection
     if made is None:
-        made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        made = packets.packet_socket()
         made.connect(path)
     made.settimeout(60)
-    socket.send_fds(made, [orjson.dumps({"hello": 1, **hello})], fds)
+    packets.send(made, orjson.dumps({"hello": 1, **hello}), fds)
     return made
 
 def answer(made):
     try:
-        return made.recv(1 << 18)
+        return packets.receive(made, 1 << 18)[0]
     except OSError as error:
         return repr(error).encode()
 
@@ -198,12 +199,12 @@ def worker(n):
 about, fds, keep = worker(1)
 made = say(about | {"sinks": [evil[0]]}, *fds)
 assert b"not open here" in answer(made)
-made.send(orjson.dumps({"sinks": [evil[1]]}))
+packets.send(made, orjson.dumps({"sinks": [evil[1]]}))
 while b"not open here" not in (got := answer(made)):
     assert got, "it hung up"
 
 about, fds, _ = worker(2)  # a connection to root, as if root had made it
-lent = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+lent = packets.packet_socket()
 lent.connect(path)
 adopt = {"kind": "adopt", "worker": about | {"sinks": [evil[2]]}}
 made = say(adopt)

@@ -19,17 +19,19 @@ import pytest
 from support import BASIC, PREAMBLE, consumers, finish, linux_form, python, wait_until
 
 from logagg.ipc.users import TRUST_USERS
+from logagg.platform.packets import packet_socket
 
 root = pytest.mark.skipif(os.getuid() != 0, reason="only root becomes another user")
 
 UID = 54321
 
 STRANGER = f"""
-import os, socket, sys, time
+import os, sys, time
+from logagg.platform import packets
 os.setgroups([])
 os.setgid({UID})
 os.setuid({UID})
-listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+listener = packets.packet_socket()
 listener.bind(sys.argv[1])
 os.chmod(sys.argv[1], 0o777)
 listener.listen(100)
@@ -37,12 +39,12 @@ print("ready", flush=True)
 while True:
     connection, _ = listener.accept()
     try:
-        data, fds, _, _ = socket.recv_fds(connection, 1 << 17, 10)
+        data, fds, _ = packets.receive(connection, 1 << 17, 10)
         if data or fds:
             print("got", len(data), len(fds), flush=True)
         for each in fds:
             os.close(each)
-        connection.send(sys.argv[2].encode())
+        packets.send(connection, sys.argv[2].encode())
     except OSError:
         pass
     connection.close()
@@ -84,7 +86,6 @@ def received(process: subprocess.Popen[str]) -> str:
 
 
 @root
-@linux_form
 def test_a_worker_sends_nothing_to_a_stranger(shared: Path) -> None:
     """Neither its hello nor a descriptor; it runs on, and stderr has the reason."""
     with stranger(shared / "s.sock") as other:
@@ -100,7 +101,6 @@ def test_a_worker_sends_nothing_to_a_stranger(shared: Path) -> None:
 
 
 @root
-@linux_form
 def test_a_user_that_is_named_is_trusted(shared: Path) -> None:
     """With LOGAGG_TRUST_USERS the hello goes out, with its descriptors."""
     with stranger(shared / "s.sock") as other:
@@ -112,7 +112,6 @@ def test_a_user_that_is_named_is_trusted(shared: Path) -> None:
 
 
 @root
-@linux_form
 @pytest.mark.parametrize(
     "words",
     [
@@ -139,7 +138,6 @@ def test_a_command_shows_nothing_of_a_stranger(
 
 
 @root
-@linux_form
 @pytest.mark.parametrize("what", ["socket", "lock", "fifo"])
 def test_serve_names_who_has_taken_its_place(
     shared: Path,
@@ -216,7 +214,6 @@ def terminal_modes(pid: int, terminal: str) -> list[int]:
 
 
 @root
-@linux_form
 @pytest.mark.parametrize("what", ["fifo", "link", "stranger's"])
 def test_what_lies_beside_a_socket_delays_nobody_and_is_not_shown(
     shared: Path, what: str
@@ -232,7 +229,7 @@ def test_what_lies_beside_a_socket_delays_nobody_and_is_not_shown(
         else:
             planted.write_text("1 0 0\n\x1b[2Jpwned")
             os.chown(planted, UID, UID)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+    with packet_socket() as listener:
         listener.bind(str(shared / "s.sock"))
         listener.listen(100)
         hanging_up = threading.Thread(target=hang_up, args=[listener])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ import support
 
 from harness.fleet import Fleet
 from harness.judge import Verdict
+from logagg.platform.packets import packet_socket
 
 
 @contextmanager
@@ -43,9 +43,9 @@ class Scene:
         (name,) = [each for each in support.runtime_files() if each.endswith(".sock")]
         self.socket = os.path.join(os.environ["XDG_RUNTIME_DIR"], name)
 
-    def connect(self) -> socket.socket:
+    def connect(self) -> support.PacketSocket:
         """A connection that has said nothing yet."""
-        made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        made = support.PacketSocket(packet_socket())
         made.settimeout(10)
         try:
             made.connect(self.socket)
@@ -80,19 +80,19 @@ class Scene:
             **changes,
         }
 
-    def attach(self, **changes: Any) -> tuple[socket.socket, int]:
+    def attach(self, **changes: Any) -> tuple[support.PacketSocket, int]:
         """Attach as a worker; return the connection and the pipe's write end."""
         read, write = os.pipe()
         connection = self.hand_over(read, **changes)
         os.close(read)
         return connection, write
 
-    def hand_over(self, read: int, **changes: Any) -> socket.socket:
+    def hand_over(self, read: int, **changes: Any) -> support.PacketSocket:
         """Attach as a worker with this pipe; return the connection."""
         null = os.open("/dev/null", os.O_RDWR)
         connection = self.connect()
         packet = json.dumps(self.hello(**changes)).encode()
-        socket.send_fds(connection, [packet], [read, null, null])
+        connection.send(packet, [read, null, null])
         os.close(null)
         return connection
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import support
 from support import wait_until
 
 pytestmark = pytest.mark.slow  # many real processes, some seconds each
@@ -293,6 +294,7 @@ def test_the_default_sink_is_the_console(run: Any) -> None:
     assert line.split()[1:4] == ["WARN", "w1", "root"]
 
 
+@support.linux_form  # other systems bind no process to a core
 def test_workers_max_obeys_affinity(run: Any) -> None:
     """Under an affinity of one core there is one worker; slots are 1…N."""
     run.write("app.py", "print('hi')")
