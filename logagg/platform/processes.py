@@ -10,6 +10,7 @@ import os
 import select
 import signal
 import time
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,7 +25,7 @@ __all__ = [
     "stack_signal",
 ]  # fmt: skip
 
-CHECK_INTERVAL = 0.05
+CHECK_INTERVAL = 0.1
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -82,18 +83,26 @@ class _Checked:
     def __init__(self, pid: int) -> None:
         os.kill(pid, 0)
         self._pid = pid
-        self._timer: asyncio.TimerHandle | None = None
-        self._closed = False
+        self._ended: Callable[[], object] | None = None
+        self._all: set[_Checked] = set()
 
     status: int | None = None
 
     def watch(
         self, loop: asyncio.AbstractEventLoop, ended: Callable[[], object]
     ) -> None:
-        if self._timer is not None:
-            ended()
-        if not self._closed:
-            self._timer = loop.call_later(CHECK_INTERVAL, self.watch, loop, ended)
+        self._ended = ended
+        found = _watched.get(loop)
+        if found is None:
+            found = _watched[loop] = set()
+            loop.call_later(CHECK_INTERVAL, _check_all, loop)
+        self._all = found
+        found.add(self)
+
+    def check(self) -> None:
+        """Call what `watch` was given, unless the handle was closed."""
+        if self._ended is not None:
+            self._ended()
 
     def send(self, signum: int) -> None:
         os.kill(self._pid, signum)
@@ -105,9 +114,23 @@ class _Checked:
             time.sleep(CHECK_INTERVAL)
 
     def close(self) -> None:
-        self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._ended = None
+        self._all.discard(self)
+
+
+_watched: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, set[_Checked]]
+_watched = weakref.WeakKeyDictionary()
+"""The processes that each loop checks, by one timer for all of them."""
+
+
+def _check_all(loop: asyncio.AbstractEventLoop) -> None:
+    found = _watched[loop]
+    if not found:
+        del _watched[loop]
+        return
+    loop.call_later(CHECK_INTERVAL, _check_all, loop)
+    for each in found:
+        loop.call_soon(each.check)  # one that raises stops no other
 
 
 def process_handle(pid: int) -> ProcessHandle:

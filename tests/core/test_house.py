@@ -246,6 +246,20 @@ def test_what_is_linuxs_own_is_in_one_package() -> None:
     assert not broken
 
 
+MOST_LINUX_FORM = 28
+"""Places in the tests with the mark `linux_form`; a whole file counts as ten."""
+
+
+def test_few_tests_are_left_out_in_the_portable_form() -> None:
+    """Those of what it lacks; all others run in it (`LOGAGG_PORTABLE=1`)."""
+    found: Counter[str] = Counter()
+    for path in (ROOT / "tests").rglob("*.py"):
+        for line in path.read_text().splitlines():
+            if re.search(r"(?:@|=|= )(?:support\.)?linux_form\b", line):
+                found[name_of(path)] += 10 if line.startswith("pytestmark") else 1
+    assert found.total() <= MOST_LINUX_FORM, found
+
+
 def test_an_import_in_a_function_has_its_reason() -> None:
     """A comment at its end says why it is not at the top."""
     broken = set()
