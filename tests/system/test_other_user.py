@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -430,3 +431,137 @@ def test_a_name_that_a_stranger_took_stops_no_rotation_and_no_log(
     files = [path for path in log.parent.iterdir() if path.stat().st_uid == uid]
     assert sum(path.read_bytes().count(b'xxx"') for path in files) == 100
     assert (log.parent / name).read_bytes() == b""
+
+
+UWSGI = """
+import logging, os
+import logagg
+logging.basicConfig(handlers=[logagg.Handler(os.environ["LOG"])], level="INFO")
+log = logging.getLogger("app")
+if os.environ["WHEN"] == "after":
+    log.info("loaded", extra={"uid": os.getuid()})
+def application(environ, start_response):
+    log.info("request", extra={"uid": os.getuid()})
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+"""
+
+
+def uwsgi(folder: Path) -> str:
+    """The program, if it is here; its Python must be one that every user can read."""
+    beside = os.path.dirname(sys.executable)
+    found = shutil.which("uwsgi", path=f"{beside}:{os.environ['PATH']}")
+    if found is None:
+        pytest.skip("uWSGI is not installed")
+    probe = folder / "probe.py"
+    probe.write_text(
+        "import os, sys\nos.write(1, b'in ' + sys.base_prefix.encode())\nos._exit(0)"
+    )
+    words = [found, "--socket", "127.0.0.1:0", "--wsgi-file", str(probe)]
+    done = subprocess.run(
+        words, capture_output=True, text=True, check=False, timeout=60
+    )
+    prefix = done.stdout.partition("in ")[2] or done.stdout
+    code = "import os, sys; os.setuid(54000); sys.exit(not os.path.isdir(sys.argv[1]))"
+    command = [sys.executable, "-c", code, f"{prefix}/lib"]
+    if subprocess.run(command, check=False).returncode:
+        pytest.skip("another user cannot read the Python of uWSGI")
+    return found
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_uwsgi_logs_on_as_the_user_that_it_becomes(
+    uid: int, log: Path, packages: Path, tmp_path: Path, when: str
+) -> None:
+    """`drop-after-apps`: the handler is root's, before or after its first record.
+
+    Before it the new user's own consumer writes; after it root's, which lets it in.
+    """
+    command = uwsgi(tmp_path)
+    environment = {"PYTHONPATH": str(packages), "LOG": str(log), "WHEN": when}
+    if when == "before":
+        os.chown(log.parent, uid, uid)
+    else:
+        environment[ALLOW_USERS] = str(uid)
+    (log.parent / "wsgi.py").write_text(UWSGI)
+    port = free_port()
+    words = [
+        command, "--http-socket", f"127.0.0.1:{port}", "--wsgi-file", "wsgi.py",
+        "--master", "--processes", "2", "--uid", str(uid), "--gid", str(uid),
+        "--drop-after-apps", "--die-on-term", "--need-app",
+    ]  # fmt: skip
+    server = subprocess.Popen(words, env=os.environ | environment, cwd=log.parent)
+    try:
+        for _ in range(20):
+            wait_until(lambda: answers(port), 60, "an answer")
+    finally:
+        server.terminate()
+        server.wait(60)
+    first = when == "after"
+    wait_until(have(log, 20 + first), 60)
+    found = [(each["message"], each["uid"]) for each in records(log)]
+    assert found.count(("loaded", 0)) == first
+    assert found.count(("request", uid)) == 20
+    assert len(found) == 20 + first
+
+
+CELERY = """
+import logging, os
+import celery, logagg
+logging.basicConfig(handlers=[logagg.Handler(os.environ["LOG"])], level="INFO")
+app = celery.Celery("jobs", broker="filesystem://")
+folder = os.path.dirname(os.environ["LOG"]) + "/queue"
+names = ("data_folder_in", "data_folder_out", "control_folder")
+app.conf.broker_transport_options = dict.fromkeys(names, folder)
+app.conf.worker_hijack_root_logger = False
+log = logging.getLogger("app")
+if os.environ["WHEN"] == "after" and os.getuid() == 0:
+    log.info("loaded", extra={"uid": 0})
+@app.task
+def job(n):
+    log.warning("job", extra={"uid": os.getuid(), "n": n})
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_celery_logs_on_as_the_user_that_it_becomes(
+    log: Path, interpreter: str, packages: Path, when: str
+) -> None:
+    """`celery worker --uid`, with two processes: each job's record arrives once."""
+    pytest.importorskip("celery")
+    if not (packages / "celery").exists():
+        copy_distribution("celery", packages, set())
+    user = pwd.getpwnam("nobody")
+    queue = log.parent / "queue"
+    queue.mkdir()
+    environment = {"PYTHONPATH": str(packages), "LOG": str(log), "WHEN": when}
+    for each in (queue, *([log.parent] if when == "before" else [])):
+        os.chown(each, user.pw_uid, user.pw_gid)
+    if when == "after":
+        environment[ALLOW_USERS] = "nobody"
+    (log.parent / "jobs.py").write_text(CELERY)
+    send = "import jobs\nfor n in range(20): jobs.job.delay(n)\n"
+    subprocess.run(
+        [interpreter, "-c", send], cwd=log.parent, check=True, timeout=120,
+        env=os.environ | environment | {"WHEN": "", "LOG": f"{log.parent}/sender.log"},
+    )  # fmt: skip
+    for each in queue.iterdir():
+        os.chown(each, user.pw_uid, user.pw_gid)
+    words = [
+        interpreter, "-m", "celery", "-A", "jobs", "worker", "--uid", "nobody",
+        "--gid", str(user.pw_gid), "-c", "2", "--without-gossip", "--without-mingle",
+    ]  # fmt: skip
+    worker = subprocess.Popen(words, env=os.environ | environment, cwd=log.parent)
+
+    def jobs() -> list[tuple[int, int]]:
+        found = records(log) if log.exists() else []
+        return [(each["n"], each["uid"]) for each in found if each["message"] == "job"]
+
+    try:
+        wait_until(lambda: len(jobs()) >= 20, 90, "the records of the jobs")
+    finally:
+        worker.terminate()
+        worker.wait(60)
+    assert sorted(jobs()) == [(n, user.pw_uid) for n in range(20)]
+    loaded = [each for each in records(log) if each["message"] == "loaded"]
+    assert len(loaded) == (when == "after")
