@@ -523,15 +523,27 @@ def job(n):
 """
 
 
+@pytest.fixture
+def nobody() -> Iterator[pwd.struct_passwd]:
+    """A user with a name; directories that it had not before are removed in the end."""
+    user = pwd.getpwnam("nobody")
+    bases = ("/tmp", "/var/tmp", "/dev/shm")
+    places = [Path(f"{base}/logagg-{user.pw_uid}") for base in bases]
+    new = [each for each in places if not each.exists()]
+    yield user
+    for each in new:
+        shutil.rmtree(each, ignore_errors=True)
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_celery_logs_on_as_the_user_that_it_becomes(
-    log: Path, interpreter: str, packages: Path, when: str
+    nobody: pwd.struct_passwd, log: Path, interpreter: str, packages: Path, when: str
 ) -> None:
     """`celery worker --uid`, with two processes: each job's record arrives once."""
     pytest.importorskip("celery")
     if not (packages / "celery").exists():
         copy_distribution("celery", packages, set())
-    user = pwd.getpwnam("nobody")
+    user = nobody
     queue = log.parent / "queue"
     queue.mkdir()
     environment = {"PYTHONPATH": str(packages), "LOG": str(log), "WHEN": when}
