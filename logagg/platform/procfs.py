@@ -48,26 +48,42 @@ class _Process(NamedTuple):
 
 
 _GONE = _Process(0, 0, "Z")
+_UNKNOWN = _Process(0, 0, "")
 
 
 def _table() -> dict[int, _Process]:
-    """All processes, as ps(1) lists them, by pid. Takes some milliseconds."""
+    """All processes, as ps(1) lists them, by pid. Takes some milliseconds.
+
+    Raises:
+        OSError: It cannot be started: no descriptor, process or memory is free.
+    """
     done = subprocess.run(
         ["ps", "-A", "-o", "pid=,ppid=,rss=,stat="],  # noqa: S607 - the system's own
         stdout=subprocess.PIPE,
         check=False,
     )
     rows = map(bytes.split, done.stdout.splitlines())
-    return {
+    found = {
         int(pid): _Process(int(parent), int(rss) * 1024, state.decode())
         for pid, parent, rss, state, *_ in rows
     }
+    if not found:
+        raise OSError("ps lists no process")
+    return found
+
+
+def _listed(pid: int) -> _Process:
+    """A process's row, without a state where ps(1) cannot be started."""
+    try:
+        return _table().get(pid, _GONE)
+    except OSError:
+        return _UNKNOWN
 
 
 def is_stopped(pid: int) -> bool:
     """Whether a process is suspended by a signal (Ctrl-Z)."""
     if not LINUX:
-        return _table().get(pid, _GONE).state.startswith("T")
+        return _listed(pid).state.startswith("T")
     try:
         stat = Path(f"{PROC}/{pid}/stat").read_bytes()
     except OSError:
@@ -77,13 +93,13 @@ def is_stopped(pid: int) -> bool:
 
 def has_ended(pid: int) -> bool:
     """Whether a process is gone, or waits for its parent to take its status."""
-    return _table().get(pid, _GONE).state.startswith("Z")
+    return _listed(pid).state.startswith("Z")
 
 
 def rss_bytes(pid: int) -> int:
     """The resident memory of a process; 0 when it is gone."""
     if not LINUX:
-        return _table().get(pid, _GONE).rss_bytes
+        return _listed(pid).rss_bytes
     try:
         return int(Path(f"{PROC}/{pid}/statm").read_text().split()[1]) * _PAGE
     except (OSError, ValueError, IndexError):
@@ -116,9 +132,9 @@ def family(pid: int) -> list[int]:
 def children(pid: int) -> list[int]:
     """The children of a process; none without the kernel's help."""
     found: list[int] = []
-    if not LINUX:
-        return [child for child, row in _table().items() if row.parent == pid]
     try:
+        if not LINUX:
+            return [child for child, row in _table().items() if row.parent == pid]
         for task in Path(f"{PROC}/{pid}/task").iterdir():
             found += map(int, (task / "children").read_text().split())
     except OSError:

@@ -14,11 +14,12 @@ import orjson
 import pytest
 import support
 from harness import Fleet, fresh_record, plugin_path
-from support import PREAMBLE, have, python, settled, wait_until
+from support import PREAMBLE, have, linux_form, python, settled, wait_until
 
 pytestmark = pytest.mark.slow  # many real processes, some seconds each
 
-OVERFLOW = ["spool", "block", "drop_new"]
+# Elsewhere a pipe is full before the next consumer is there: that policy drops then.
+OVERFLOW = ["spool", "block", pytest.param("drop_new", marks=linux_form)]
 FSYNC = ["never", "interval", "always"]
 
 

@@ -156,12 +156,11 @@ def test_a_second_signal_is_quick(run: Any) -> None:
     run.until_ready(2)
     run.signal(signal.SIGTERM)
     run.until_record(message="got SIGTERM")
-    began = time.monotonic()
 
     run.signal(signal.SIGTERM)
 
-    assert run.wait() == -signal.SIGTERM
-    assert time.monotonic() - began < 5
+    # Sooner than the stop would have come to its end: that is 60 s.
+    assert run.wait(55) == -signal.SIGTERM
 
 
 def test_a_request_is_finished_and_all_records_are_written(
@@ -221,7 +220,7 @@ def test_stop_command_ends_with_zero(run: Any) -> None:
 
     assert run.command("stop").returncode == 0
 
-    assert run.wait(5) == 0
+    assert run.wait() == 0
 
 
 # ---- restarting -----------------------------------------------------------------------------
