@@ -18,14 +18,18 @@ def known():
         child.pid in found, procfs.is_stopped(child.pid),
         procfs.rss_bytes(os.getpid()) > 0, procfs.has_ended(os.getpid()),
     )
-print(*known())
-limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-resource.setrlimit(resource.RLIMIT_NOFILE, (3, limit[1]))
-scarce = known()
-resource.setrlimit(resource.RLIMIT_NOFILE, limit)
-print(*scarce)
-child.kill()
-child.wait()
+try:
+    print(*known())
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limit[1]))
+    try:
+        scarce = known()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    print(*scarce)
+finally:
+    child.kill()
+    child.wait()
 """
 
 
