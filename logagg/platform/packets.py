@@ -7,6 +7,7 @@ finished within SEND_TIMEOUT, or the connection is shut; its reader waits as lon
 
 from __future__ import annotations
 
+import _socket  # its class is never gevent's, whose calls wait for others
 import array
 import contextlib
 import fcntl
@@ -47,7 +48,7 @@ def packet_socket() -> socket.socket:
     return made
 
 
-def send(sock: socket.socket, packet: bytes, descriptors: Sequence[int] = ()) -> None:
+def send(sock: _socket.socket, packet: bytes, descriptors: Sequence[int] = ()) -> None:
     """Send a packet. Waits as the socket does.
 
     Raises:
@@ -62,7 +63,7 @@ def send(sock: socket.socket, packet: bytes, descriptors: Sequence[int] = ()) ->
         _send_rest(sock, memoryview(data)[sent:])
 
 
-def _send_rest(sock: socket.socket, data: memoryview) -> None:
+def _send_rest(sock: _socket.socket, data: memoryview) -> None:
     poll = select.poll()
     poll.register(sock, select.POLLOUT)
     try:
@@ -78,7 +79,7 @@ def _send_rest(sock: socket.socket, data: memoryview) -> None:
         raise
 
 
-def receive(sock: socket.socket, size: int, most: int = 0) -> Received:
+def receive(sock: _socket.socket, size: int, most: int = 0) -> Received:
     """Receive one packet. Waits as the socket does.
 
     Args:
@@ -102,7 +103,7 @@ def receive(sock: socket.socket, size: int, most: int = 0) -> Received:
 def send_at(number: int, packet: bytes, descriptors: Sequence[int] = ()) -> None:
     """As `send`, on a socket of which only the descriptor is there."""
     # An object for this call only: one that is left would close the number.
-    borrowed = socket.socket(socket.AF_UNIX, KIND, 0, number)
+    borrowed = _socket.socket(socket.AF_UNIX, KIND, 0, number)
     try:
         send(borrowed, packet, descriptors)
     finally:
@@ -113,14 +114,14 @@ def receive_at(number: int, size: int) -> bytes:
     """As `receive`, likewise, without descriptors."""
     if LINUX:
         return os.read(number, size)
-    borrowed = socket.socket(socket.AF_UNIX, KIND, 0, number)
+    borrowed = _socket.socket(socket.AF_UNIX, KIND, 0, number)
     try:
         return receive(borrowed, size)[0]
     finally:
         borrowed.detach()
 
 
-def _arrived(sock: socket.socket, size: int) -> int:
+def _arrived(sock: _socket.socket, size: int) -> int:
     """The bytes of a packet that has arrived whole, its length included; 0 at the end."""
     start = time.monotonic()
     while True:
@@ -146,7 +147,7 @@ def _arrived(sock: socket.socket, size: int) -> int:
 
 
 def receive_descriptors(
-    sock: socket.socket, size: int, most: int, flags: int = 0
+    sock: _socket.socket, size: int, most: int, flags: int = 0
 ) -> Received:
     """Receive from a socket of any kind, up to `size` bytes and `most` descriptors.
 
