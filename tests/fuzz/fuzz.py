@@ -3,7 +3,8 @@
 Needs atheris (the extra `fuzz`). Inputs that reach something new are written into CORPUS,
 which is given back to it the next time; those worth keeping go to
 `tests/fuzz/corpus/TARGET`. As TARGET, `all` stands for each of them, in processes of
-their own and some at a time, with a folder for each in CORPUS.
+their own and some at a time, with a folder for each in CORPUS. FUZZ_SEED is the seed of
+the changes of inputs; without it there is another one each time.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ def main(target: str, seconds: str, corpus: str = "") -> None:
         return mutated(data, seeds, chance)[:most]
 
     options = [f"-max_total_time={seconds}", "-max_len=20000", "-timeout=20"]
+    options += [f"-seed={os.environ.get('FUZZ_SEED', '0')}"]  # 0: another each time
     options += ["-rss_limit_mb=2048", f"-artifact_prefix={folder}-", str(folder)]
     function = (TARGETS | PARSERS)[target]
     atheris.Setup([sys.argv[0], *options], function, custom_mutator=change)

@@ -156,9 +156,9 @@ MUTATIONS: dict[str, list[Change]] = {
         Change(
             "logagg.fanout.fanout",
             "        except Exception as error:  # noqa: BLE001 - a plug-in may raise anything\n"
-            "            text = f\"sink {runner.name} cannot read",
+            "            if not runner.known.is_open:\n",
             "        except ZeroDivisionError as error:\n"
-            "            text = f\"sink {runner.name} cannot read",
+            "            if not runner.known.is_open:\n",
         ),
         Change(
             "logagg.consumer.orphan_source",
