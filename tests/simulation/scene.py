@@ -474,6 +474,16 @@ class Scene:
 
 def run(seed: int, schedule: Schedule | None = None) -> Outcome:
     """Play one seed, or one schedule of it, to its end, and judge it."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None  # of killed processes
+    try:
+        outcome = _run(seed, schedule)
+        gc.collect()  # what was killed, before its warnings mean something
+    finally:
+        sys.unraisablehook = hook
+    return outcome
+
+
+def _run(seed: int, schedule: Schedule | None) -> Outcome:
     drawn = draw(seed)
     world = World(seed, schedule, drawn.rates)
     outcome = Outcome(seed, world.schedule)
@@ -490,7 +500,7 @@ def run(seed: int, schedule: Schedule | None = None) -> Outcome:
                     )
             finally:
                 world.close()
-                gc.collect()  # what was killed, before its warnings mean something
+                gc.collect()
     outcome.story = world.log
     outcome.steps = world.steps
     outcome.seconds = world.seconds

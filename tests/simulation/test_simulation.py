@@ -6,7 +6,6 @@ plays so many more. `--mutations` puts old faults back, and has them found.
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import os
@@ -45,8 +44,6 @@ def play(first: int, count: int) -> None:
         outcome = scene.run(seed)
         if outcome.fault:
             pytest.fail(explain(outcome), pytrace=False)
-        if seed % CHUNK == 0:
-            gc.unfreeze()  # what is left of the runs is collected with the next
 
 
 def test_a_few_seeds() -> None:
