@@ -74,8 +74,13 @@ class KnownRecords:
             what = f"cannot read its spool: {error}"
             self._counters.announce(Event.SINK_ERROR, what)
 
-    async def compare(self) -> None:
-        """Find which records the sink has of those that wait for it, once it is open."""
+    async def compare(self, recover: Callable[[], None]) -> None:
+        """Find which records the sink has of those that wait for it, once it is open.
+
+        Among them is what the owner of the target has spooled that ended while opening
+        the sink waited for that: it is taken over as before.
+        """
+        await self.take_over(recover)
         waiting = self._spooled | self._unchecked
         if waiting:
             # The lowest stamp of all: late records wait after younger ones.

@@ -167,7 +167,7 @@ class SinkRunner:
             await asyncio.wait([other])  # however it ends
         await self.known.take_over(self._backlog.recover)
         await self.sink.open()
-        await self.known.compare()
+        await self.known.compare(self._backlog.recover)
 
     async def _guarded(self, opening: Awaitable[None]) -> None:
         """The task: whatever ends it for good makes the runner a failed one."""

@@ -20,7 +20,7 @@ from logagg.core.line import KEY_END, received_suffix, record_id, seq_of
 from logagg.errors import ConfigError, SinkUnavailable, TargetOwned
 from logagg.fanout import fanout as fanout_module
 from logagg.fanout import sink_calls
-from logagg.fanout.fanout import Fanout
+from logagg.fanout.fanout import Fanout, spool_of
 from logagg.fanout.runner_state import RunnerState, following
 from logagg.sinks import wrap
 
@@ -724,6 +724,28 @@ def test_what_comes_before_the_target_is_open_is_compared_then(
         assert sink.seqs[:70] == [*range(31, 101)]
         await until(lambda: runner.idle)
         await until(lambda: not runner.known.waiting)
+        await stream.fanout.close(5)
+
+    run(main)
+
+
+def test_what_an_owner_spools_while_it_ends_comes_first() -> None:
+    """Opening the sink waits until its owner has ended, which leaves a spool."""
+    owners = spool_of("a", wrap(Target()))
+    lines = [support.wire_line(10**18 + n, n) for n in range(1, 31)]
+
+    class Owned(Target):
+        async def open(self) -> None:
+            assert owners.append(Batch(lines[:10], received_suffix(10**18)))
+            owners.close()
+
+    async def main() -> None:
+        stream = Stream()
+        sink = Owned()
+        await stream.fanout.add("a", wrap(sink))
+        stream.fanout.put(Batch(lines[10:], received_suffix(10**18)), NOTHING)
+        await until(lambda: len(sink.taken) == 30)
+        assert sink.seqs == [*range(1, 31)]
         await stream.fanout.close(5)
 
     run(main)
