@@ -24,9 +24,9 @@ def consumer() -> dict[str, Any]:
     done = finish([*LOGAGG, "status", "--json"], status=None)
     assert PASSWORD.decode() not in done.stdout + done.stderr
     for line in done.stdout.splitlines():
-        found = json.loads(line)
-        if "run" in found:
-            return dict(found["run"]["consumer"])
+        run = json.loads(line).get("run")
+        if isinstance(run, dict):  # a consumer names its run
+            return dict(run["consumer"])
     return {}
 
 
