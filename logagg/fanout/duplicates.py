@@ -81,8 +81,8 @@ class KnownRecords:
         the sink waited for that: it is taken over as before.
         """
         await self.take_over(recover)
-        waiting = self._spooled | self._unchecked
-        if waiting:
+        while waiting := self._spooled | self._unchecked:  # more may come meanwhile
+            self._spooled, self._unchecked = frozenset(), set()
             # The lowest stamp of all: late records wait after younger ones.
             oldest = min(waiting)[:KEY_END]
             try:
@@ -92,7 +92,6 @@ class KnownRecords:
                 self._counters.announce(Event.SINK_ERROR, what)
             else:
                 self.waiting |= waiting & written
-        self._spooled, self._unchecked = frozenset(), set()
         self._is_postponed, self.is_open = False, True
 
     async def extend(self, since: bytes) -> None:

@@ -729,6 +729,47 @@ def test_what_comes_before_the_target_is_open_is_compared_then(
     run(main)
 
 
+def test_what_comes_while_the_sink_is_asked_is_compared_too() -> None:
+    """The question takes some time, in which more comes that may be written already."""
+    lines = [support.wire_line(10**18 + n, n) for n in range(1, 21)]
+    ids = [record_id(line) for line in lines]
+
+    def put(first: int, last: int) -> None:
+        batch = Batch(lines[first:last], received_suffix(10**18))
+        stream.fanout.put(batch, frozenset(ids[first:last]))
+
+    class Owned(Target):
+        owned = True
+        asked = 0
+
+        async def open(self) -> None:
+            if self.owned:
+                raise TargetOwned("another consumer writes it")
+
+        async def written_since(self, since: bytes) -> frozenset[bytes]:
+            if self.owned:
+                raise TargetOwned("another consumer writes it")
+            self.asked += 1
+            if self.asked == 1:
+                put(10, 20)
+            return frozenset(ids[:5] + ids[10:15])
+
+    async def main() -> None:
+        nonlocal stream
+        stream = Stream()
+        sink = Owned()
+        await stream.fanout.add("a", wrap(sink), waits=True)
+        await stream.fanout.recall(lines[0][:KEY_END])
+        put(0, 10)
+        sink.owned = False
+        await until(lambda: len(sink.taken) >= 10)
+        assert sink.seqs == [*range(6, 11), *range(16, 21)]
+        await stream.fanout.close(5)
+
+    stream: Any = None
+    run(main)
+
+
 def test_what_an_owner_spools_while_it_ends_comes_first() -> None:
     """Opening the sink waits until its owner has ended, which leaves a spool."""
     owners = spool_of("a", wrap(Target()))
