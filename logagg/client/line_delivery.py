@@ -65,8 +65,8 @@ class LineDelivery:
     __slots__ = (
         "_acknowledged", "_attachment", "_clock", "_closed_torn", "_destination",
         "_failures", "_flush_requested", "_handovers", "_refusal", "_retry_at", "_spool",
-        "_stream", "_torn", "drops", "fd", "flushed", "next_check", "notices",
-        "offset", "resend", "state", "worker",
+        "_started_over", "_stream", "_torn", "drops", "fd", "flushed", "next_check",
+        "notices", "offset", "resend", "state", "worker",
     )  # fmt: skip
 
     def __init__(self, destination: Destination, seq: int = 0) -> None:
@@ -82,6 +82,7 @@ class LineDelivery:
         self._acknowledged = self.flushed = seq  # those are another stream's
         self.resend = ResendBuffer()
         self._handovers = 0  # how often all of `resend` went to a consumer or to disk
+        self._started_over = False  # a hello may have been sent that is not known
         self._spool = SpoolWriter(destination.identifier, self._stream)
         self._torn = 0  # the seq of the line that the pipe ends in a part of
         self._closed_torn: list[int] = []  # those whose part may still be in the pipe
@@ -316,7 +317,7 @@ class LineDelivery:
         hello.acknowledged = self._acknowledged
         self.drops.describe(hello)
         hello.torn = self._closed_torn + ([self._torn] if self._torn else [])
-        hello.again = self._handovers > 0
+        hello.again = self._started_over or self._handovers > 0
         hello.segments = self._spool.announcements()
         hello.clocks = self._clock.describe(self.newest)
         return hello
@@ -344,7 +345,7 @@ class LineDelivery:
         self._attachment.disconnect()
         pipe = self._attachment.give_up_pipe()
         self._torn, self._closed_torn, self._flush_requested = 0, [], 0
-        self._handovers += 1
+        self._started_over = True
         self._enter(State.DETACHED)
         try:
             self._attach()
@@ -435,15 +436,11 @@ class LineDelivery:
                 "were dropped, the rest is with the consumer or in the spool",
                 anyway=True,
             )
-        self._spool.abandon()
-        self._leave()
+        self.abandon()
 
     def abandon(self) -> None:
-        """In a forked child: release what is the parent's and leave its spool alone."""
+        """Release all, but the spool: in a forked child that is the parent's."""
         self._spool.abandon()
-        self._leave()
-
-    def _leave(self) -> None:
         if self.state is not State.CLOSED:
             self._enter(State.CLOSED)
         self.next_check = 0

@@ -253,7 +253,7 @@ class Transport:
         with self.lock:
             if self._busy or self._sends_queued or not self._queued:
                 return
-            before = self.seq
+            before = max(self.seq, self.delivery.newest)
             level, body = self._queued[0]
             del self._queued[0]
             self._sends_queued = self._has_more = True

@@ -31,6 +31,10 @@ pytestmark = [
 ]
 
 
+STRIDE = 29
+"""How many points apart second exceptions come; other ones after each first one."""
+
+
 class Peer:
     """A listening socket; what came by it is read afterwards."""
 
@@ -307,6 +311,57 @@ def test_records_logged_at_any_point_are_sent_once(scenes, call):
 
             scene.transport.close(0)
             assert not judge(scene)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [record_without_room, record_for_the_disk],
+    ids=lambda call: call.__name__,
+)
+def test_a_second_exception_loses_nothing_that_a_handler_has_logged(scenes, call):
+    """It comes where a function begins that is called after the first one.
+
+    A profile function that raises is removed, so that a trace function raises then.
+    """
+    point = 0
+    more = True
+    while more:
+        point += 1
+        second, follows = point % STRIDE - STRIDE + 1, True
+        while follows and more:
+            second += STRIDE
+            begun = 0
+
+            def trace(frame, event, _, second=second):
+                nonlocal begun
+                if "/logagg/" in frame.f_code.co_filename:
+                    begun += 1
+                    if begun == second:
+                        sys.settrace(None)
+                        raise KeyboardInterrupt
+
+            with scenes() as scene:
+
+                def log_and_interrupt(log=scene.log, trace=trace):
+                    log()
+                    log()
+                    sys.settrace(trace)
+                    raise KeyboardInterrupt
+
+                for each in CASES[call]:
+                    each(scene)
+                try:
+                    more = attempt(scene, call, point, log_and_interrupt)
+                except KeyboardInterrupt:
+                    pass
+                finally:
+                    sys.settrace(None)
+                follows = begun >= second
+                scene.log()
+                scene.transport.close(0)
+
+                assert len(judge(scene)) <= 1, (point, second)
+    assert point > 5
 
 
 @pytest.mark.parametrize("call", CASES, ids=lambda call: call.__name__)

@@ -141,7 +141,7 @@ class Process:
     def release(self) -> None:
         """Close what it has open."""
         self.alive = False
-        for owner in self.owners:
+        for owner in list(self.owners):  # a socket that is closed leaves the list
             try:
                 owner.close()
             except (OSError, ValueError):
