@@ -313,12 +313,7 @@ def test_records_logged_at_any_point_are_sent_once(scenes, call):
             assert not judge(scene)
 
 
-@pytest.mark.parametrize(
-    "call",
-    [record_without_room, record_for_the_disk],
-    ids=lambda call: call.__name__,
-)
-def test_a_second_exception_loses_nothing_that_a_handler_has_logged(scenes, call):
+def test_a_second_exception_loses_nothing_that_a_handler_has_logged(scenes):
     """It comes where a function begins that is called after the first one.
 
     A profile function that raises is removed, so that a trace function raises then.
@@ -348,10 +343,10 @@ def test_a_second_exception_loses_nothing_that_a_handler_has_logged(scenes, call
                     sys.settrace(trace)
                     raise KeyboardInterrupt
 
-                for each in CASES[call]:
+                for each in CASES[record_for_the_disk]:
                     each(scene)
                 try:
-                    more = attempt(scene, call, point, log_and_interrupt)
+                    more = attempt(scene, record_for_the_disk, point, log_and_interrupt)
                 except KeyboardInterrupt:
                     pass
                 finally:
