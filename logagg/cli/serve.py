@@ -19,7 +19,6 @@ from logagg.dialects.printed import printed_fields
 from logagg.errors import ConfigError, ExitStatus
 from logagg.ipc import consumer_client, launcher
 from logagg.ipc import paths as address
-from logagg.ipc.clock import shared_offset
 from logagg.ipc.descriptors import raise_limit
 from logagg.ipc.protocol import ConsumerConfig
 from logagg.options import FilePath, Option, OptionText
@@ -123,8 +122,7 @@ def _listen(config: dict[str, Any]) -> None:
                     f"a consumer listens at {path} already; stop it first"
                 )
             config["restarted"] = os.path.exists(path)
-            config["offset"] = shared_offset(launcher.stored_offset(path))
-            launcher.write_offset(path, config["offset"])
+            config["offset"] = launcher.choose_offset(path, config["sinks"])
             config["fd"] = launcher.listen(path).detach()
     except OSError as error:
         raise ConfigError(f"cannot listen at {path}: {error}") from error

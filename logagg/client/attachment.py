@@ -18,6 +18,7 @@ from logagg.client.delivery_state import Overflow
 from logagg.client.resend_buffer import ResendBuffer
 from logagg.errors import ClosedError, LogaggError
 from logagg.ipc import client_messages, failpoints, launcher
+from logagg.ipc.clock import Offsets, read_offset
 from logagg.ipc.connection import PacketConnection, Pipe, standard_streams
 from logagg.ipc.descriptors import no_fork
 from logagg.ipc.paths import first_file, runtime_dir, spool_name
@@ -53,12 +54,15 @@ class Destination:
         self.overflow = Overflow.SPOOL
         self._uid = os.geteuid()
 
-    def connect(self) -> tuple[socket.socket, str]:
+    def connect(self, known_offset: int = 0) -> tuple[socket.socket, str]:
         """Connect to the consumer that owns the file, or to the one of this address.
 
         A server makes its handler as root, and then drops its privileges. Root's
         consumer is the right one if it lets this user in; else one is started as the
         user that this process is now.
+
+        Args:
+            known_offset: The offset of the clock by which this process stamps; 0: none.
 
         Returns:
             The connection, and the path of its socket.
@@ -78,7 +82,10 @@ class Destination:
                 self._check_target(error)
         if self._uid != os.geteuid():
             self.path = os.path.join(runtime_dir(), os.path.basename(self.path))
-        return launcher.ensure(self.path, ATTACH_TIMEOUT), self.path
+        connection = launcher.ensure(
+            self.path, ATTACH_TIMEOUT, self.sinks, known_offset
+        )
+        return connection, self.path
 
     def _check_target(self, error: OSError) -> None:
         """Refuse to start a consumer that could not write the file of this log."""
@@ -151,7 +158,7 @@ class Attachment:
 
     def attach(
         self, hello: client_messages.Hello, resend: ResendBuffer
-    ) -> launcher.Offsets | None:
+    ) -> Offsets | None:
         """Find the consumer, or start it, and hand over the pipe and `resend`.
 
         Blocks for some milliseconds when it starts one, for ATTACH_TIMEOUT when another
@@ -166,12 +173,13 @@ class Attachment:
         """
         if self.pipe is None:
             self.pipe = Pipe()
+        known = hello.clocks[-1][1] if hello.clocks else 0
         for _ in range(ATTACH_TRIES):
             with no_fork:
-                fresh, path = self._destination.connect()
+                fresh, path = self._destination.connect(known)
                 connection = PacketConnection(fresh)
             try:
-                offsets = launcher.read_offset(path)
+                offsets = read_offset(path)
                 if offsets is None:
                     hello.keep_clock()
                 if failpoints.ACTIVE:

@@ -15,8 +15,7 @@ from time import CLOCK_MONOTONIC, clock_gettime_ns
 from logagg.consumer.event_log import EventLog
 from logagg.consumer.worker_source import WorkerSource
 from logagg.core.event import Event
-from logagg.ipc import launcher
-from logagg.ipc.clock import STEP_NS, measure_offset
+from logagg.ipc.clock import STEP_NS, measure_offset, write_offset
 from logagg.ipc.protocol import ConsumerPacket
 
 __all__ = ["ClockWatch"]
@@ -71,7 +70,7 @@ class ClockWatch:
         if step > 0:
             self._switch = (monotonic + NOTICE_NS, self.offset_ns + step)
             with contextlib.suppress(OSError):  # those that attach measure it then
-                launcher.write_offset(self._path, self.offset_ns, self._switch)
+                write_offset(self._path, self.offset_ns, self._switch)
             for worker in workers:
                 worker.send(ConsumerPacket(switch=self._switch))
         reaction = "follows" if step > 0 else "does not follow: stamps never go back"

@@ -23,7 +23,6 @@ from logagg.integrations import celery, inherit, running_task
 from logagg.integrations.handlers import queue_handlers
 from logagg.integrations.handlers.root_handler import RootHandler, RootPlace
 from logagg.ipc import client_messages, launcher, paths
-from logagg.ipc.clock import shared_offset
 from logagg.ipc.connection import PacketConnection, standard_streams
 from logagg.ipc.descriptors import no_fork
 
@@ -81,8 +80,7 @@ class start:  # noqa: N801 - reads as the verb that it is
         self.path = paths.socket_path(name)
         spool = paths.identity(self.sinks)
         with launcher.election(self.path, START_TIMEOUT):
-            offset = shared_offset(None)
-            launcher.write_offset(self.path, offset)
+            offset = launcher.choose_offset(self.path, self.sinks)
             with no_fork:
                 config = {"offset": offset, "spool": spool}
                 connection = launcher.launch(self.path, config)

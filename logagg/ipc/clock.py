@@ -11,11 +11,16 @@ that freezes time freezes `LogRecord.created` but never the order of the log.
 
 from __future__ import annotations
 
+import os
 from time import CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime_ns
 
 from logagg.ipc import failpoints
+from logagg.ipc.users import allowed_users, open_note, read_trusted
 
-__all__ = ["STEP_NS", "StampClock", "measure_offset", "monotonic_ns", "shared_offset"]
+__all__ = [
+    "STEP_NS", "StampClock", "measure_offset", "monotonic_ns", "read_offset",
+    "shared_offset", "stored_offset", "write_offset",
+]  # fmt: skip
 
 Offsets = tuple[int, tuple[int, int] | None]
 """An offset, and where one is announced, from when on which other one holds."""
@@ -118,3 +123,47 @@ class StampClock:
     def describe(self, newest: int) -> list[tuple[int, int]]:
         """For a hello: up to which seq lines have which offset, the newest line last."""
         return [*self._changes, (newest, self.offset)] if self.offset else []
+
+
+def read_offset(path: str) -> Offsets | None:
+    """The clock offset that the consumer at a socket path shares, if it is known.
+
+    Returns:
+        The offset in nanoseconds, and where one is announced the change to come: from
+        which monotonic instant on, and the offset from then.
+    """
+    try:
+        numbers = [int(each) for each in read_trusted(path + ".lock", 128).split()]
+    except (OSError, ValueError):
+        return None
+    if len(numbers) >= 3 and numbers[1]:
+        return numbers[0], (numbers[1], numbers[2])
+    return (numbers[0], None) if numbers else None
+
+
+def write_offset(
+    path: str, offset_ns: int, switch: tuple[int, int] | None = None
+) -> None:
+    """Write the clock offset into the lock file, in one call of fixed length.
+
+    The file is made when it is missing: directories of temporary files are cleaned.
+    """
+    at, then = switch or (0, 0)
+    file = open_note(path + ".lock", os.O_WRONLY)
+    try:
+        if allowed_users():
+            os.fchmod(file, 0o644)  # they read it
+        os.pwrite(file, b"%+024d %+024d %+024d\n" % (offset_ns, at, then), 0)
+    finally:
+        os.close(file)
+
+
+def stored_offset(path: str) -> int | None:
+    """The offset that applies now by a lock file, maybe of a consumer that died."""
+    found = read_offset(path)
+    if found is None:
+        return None
+    offset, switch = found
+    if switch is not None and monotonic_ns() >= switch[0]:
+        return switch[1]
+    return offset

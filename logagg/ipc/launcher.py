@@ -18,11 +18,9 @@ both, and the lock is released, not only closed.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import socket
-import stat
 import sys
 import time
 from contextlib import contextmanager, suppress
@@ -31,14 +29,14 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from logagg.errors import ConfigError, LogaggError, WouldBlock
-from logagg.ipc.clock import shared_offset
+from logagg.ipc.clock import shared_offset, stored_offset, write_offset
 from logagg.ipc.descriptors import OwnDescriptor, check_limit, no_fork
 from logagg.ipc.paths import (
     first_file,
     owner_file,
     read_owner,
 )  # fmt: skip
-from logagg.ipc.users import allowed_users, check_listener, read_trusted
+from logagg.ipc.users import allowed_users, check_listener, open_note
 from logagg.platform.packets import packet_socket
 from logagg.platform.system import MAX_SOCKET_PATH, bind_with_mode
 
@@ -46,8 +44,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 __all__ = [
-    "answers", "connect", "connect_to_owner", "election", "ensure", "launch", "listen",
-    "read_offset", "remove_dead", "spawn",
+    "answers", "choose_offset", "connect", "connect_to_owner", "election", "ensure",
+    "launch", "listen", "remove_dead", "spawn",
 ]  # fmt: skip
 
 SINK_FAILED = 12
@@ -123,7 +121,7 @@ def election(path: str, timeout: float) -> Iterator[None]:
     deadline = time.clock_gettime(time.CLOCK_MONOTONIC) + timeout
     while True:
         with no_fork:
-            lock = OwnDescriptor(_open_note(name, os.O_RDWR), high=False)
+            lock = OwnDescriptor(open_note(name, os.O_RDWR), high=False)
         try:
             fcntl.flock(lock.number, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _same_file(lock.number, name):
@@ -145,27 +143,6 @@ def election(path: str, timeout: float) -> Iterator[None]:
         lock.close()
 
 
-def _open_note(name: str, flags: int) -> int:
-    """Open or make a file beside a socket, where others may have put something else.
-
-    It never waits, as opening a FIFO would.
-
-    Raises:
-        PermissionError: It is no regular file, or it is another one, too (a hard link).
-        OSError: It cannot be opened.
-    """
-    flags |= os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    descriptor = os.open(name, flags, 0o600)
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-            raise PermissionError(errno.EPERM, "is not a file with one name", name)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
 def _same_file(descriptor: int, name: str) -> bool:
     try:
         there = os.stat(name, follow_symlinks=False)
@@ -173,42 +150,6 @@ def _same_file(descriptor: int, name: str) -> bool:
         return False
     mine = os.fstat(descriptor)
     return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
-
-
-Offsets = tuple[int, tuple[int, int] | None]
-
-
-def read_offset(path: str) -> Offsets | None:
-    """The clock offset that the consumer at a socket path shares, if it is known.
-
-    Returns:
-        The offset in nanoseconds, and where one is announced the change to come: from
-        which monotonic instant on, and the offset from then.
-    """
-    try:
-        numbers = [int(each) for each in read_trusted(path + ".lock", 128).split()]
-    except (OSError, ValueError):
-        return None
-    if len(numbers) >= 3 and numbers[1]:
-        return numbers[0], (numbers[1], numbers[2])
-    return (numbers[0], None) if numbers else None
-
-
-def write_offset(
-    path: str, offset_ns: int, switch: tuple[int, int] | None = None
-) -> None:
-    """Write the clock offset into the lock file, in one call of fixed length.
-
-    The file is made when it is missing: directories of temporary files are cleaned.
-    """
-    at, then = switch or (0, 0)
-    file = _open_note(path + ".lock", os.O_WRONLY)
-    try:
-        if allowed_users():
-            os.fchmod(file, 0o644)  # they read it
-        os.pwrite(file, b"%+024d %+024d %+024d\n" % (offset_ns, at, then), 0)
-    finally:
-        os.close(file)
 
 
 def listen(path: str) -> socket.socket:
@@ -325,7 +266,9 @@ def consumer_argument(number: int, config: dict[str, Any]) -> str:
     return orjson.dumps({**config, "fd": number, "path": path}).decode()
 
 
-def ensure(path: str, timeout: float) -> socket.socket:
+def ensure(
+    path: str, timeout: float, sinks: Sequence[str] = (), known: int = 0
+) -> socket.socket:
     """Connect to the consumer of a path; start one when there is none.
 
     Blocks for some milliseconds when it starts one, for `timeout` seconds at most when
@@ -334,6 +277,7 @@ def ensure(path: str, timeout: float) -> socket.socket:
     Args:
         path: The socket's path, in a private directory.
         timeout: Seconds to wait for another process's election.
+        sinks: As `choose_offset` takes them; also `known`.
 
     Raises:
         WouldBlock: Another process's start took too long.
@@ -351,8 +295,7 @@ def ensure(path: str, timeout: float) -> socket.socket:
             restarted = False
         except ConnectionRefusedError:
             restarted = True
-        offset = shared_offset(stored_offset(path))
-        write_offset(path, offset)
+        offset = choose_offset(path, sinks, known)
         return launch(path, {"restarted": restarted, "offset": offset})
 
 
@@ -387,24 +330,50 @@ def connect_to_owner(sinks: Sequence[str]) -> tuple[socket.socket, str] | None:
         The connection and the socket's path; None when there is no file among them, and
         when its owner does not exist or cannot be reached.
     """
+    owner = _owner(sinks)
+    try:
+        return (connect(owner), owner) if owner else None
+    except OSError:
+        return None
+
+
+def _owner(sinks: Sequence[str]) -> str:
+    """The socket of the consumer that writes the first file among sinks; "": none."""
     path = first_file(sinks)
     if not path:
-        return None
+        return ""
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         descriptor = os.open(owner_file(path), flags)
     except OSError:
-        return None
+        return ""
     try:
         owner = read_owner(descriptor)
     finally:
         os.close(descriptor)
-    if owner is None or not owner.trusted:
-        return None
-    try:
-        return connect(owner.socket), owner.socket
-    except OSError:
-        return None
+    return owner.socket if owner is not None and owner.trusted else ""
+
+
+def choose_offset(path: str, sinks: Sequence[str] = (), known: int = 0) -> int:
+    """Choose the clock offset of a new consumer, and write it for its workers.
+
+    Consumers that write one file after each other have one clock, or records that stand
+    next to each other there could not be compared: the offset is that of the consumer
+    that owns the first file, else that of the process that starts this one, else that of
+    the last one at this path; or measured, also where the wall clock has been stepped.
+
+    Args:
+        path: The consumer's socket.
+        sinks: Their URLs, with absolute paths.
+        known: The offset by which the calling process stamps; 0: it has none.
+    """
+    owner = _owner(sinks)
+    stored = stored_offset(owner) if owner else None
+    if stored is None:
+        stored = known or stored_offset(path)
+    offset = shared_offset(stored)
+    write_offset(path, offset)
+    return offset
 
 
 def answers(path: str) -> bool:
@@ -431,14 +400,3 @@ def remove_dead(path: str) -> None:
         for suffix in () if answers(path) else ("", ".new", ".err", ".lock"):
             with suppress(FileNotFoundError):
                 os.unlink(path + suffix)
-
-
-def stored_offset(path: str) -> int | None:
-    """The offset that applies now by a lock file, maybe of a consumer that died."""
-    found = read_offset(path)
-    if found is None:
-        return None
-    offset, switch = found
-    if switch is not None and time.clock_gettime_ns(time.CLOCK_MONOTONIC) >= switch[0]:
-        return switch[1]
-    return offset

@@ -11,6 +11,7 @@ Both ends check each other, by the credentials that the kernel reports:
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALLOW_USERS", "TRUST_USERS", "Guests", "allowed_users", "check_listener",
-    "is_trusted", "read_trusted",
+    "is_trusted", "open_note", "read_trusted",
 ]  # fmt: skip
 
 ALLOW_USERS = "LOGAGG_ALLOW_USERS"
@@ -173,3 +174,24 @@ class Guests:
         count = list(self._workers.values()).count(uid)
         count += sum(credentials(each)[1] == uid for each in waiting)
         return count < most_clients(len(self.users))
+
+
+def open_note(name: str, flags: int) -> int:
+    """Open or make a file beside a socket, where others may have put something else.
+
+    It never waits, as opening a FIFO would.
+
+    Raises:
+        PermissionError: It is no regular file, or it is another one, too (a hard link).
+        OSError: It cannot be opened.
+    """
+    flags |= os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    descriptor = os.open(name, flags, 0o600)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            raise PermissionError(errno.EPERM, "is not a file with one name", name)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from logagg.errors import ConfigError
-from logagg.ipc import launcher, paths
+from logagg.ipc import clock, launcher, paths
 from logagg.platform.system import MAX_SOCKET_PATH
 
 
@@ -168,13 +168,13 @@ def test_a_lock_file_that_was_removed_does_not_count(tmp_path):
 def test_the_clock_offset_is_read_back_as_it_was_written(tmp_path):
     """All processes of a consumer learn the same offset."""
     path = str(tmp_path / "s.sock")
-    assert launcher.read_offset(path) is None
+    assert clock.read_offset(path) is None
     with launcher.election(path, 1.0):
         for offset in (1_795_568_400_123_456_789, -5, 0):
-            launcher.write_offset(path, offset)
-            assert launcher.read_offset(path) == (offset, None)
-        launcher.write_offset(path, 7, (123, -8))
-        assert launcher.read_offset(path) == (7, (123, -8))
+            clock.write_offset(path, offset)
+            assert clock.read_offset(path) == (offset, None)
+        clock.write_offset(path, 7, (123, -8))
+        assert clock.read_offset(path) == (7, (123, -8))
 
 
 def test_directories_for_state_are_private_from_the_first_on(

@@ -10,7 +10,7 @@ import pytest
 
 from logagg.consumer import clock_steps
 from logagg.consumer.clock_steps import ClockWatch
-from logagg.ipc import launcher
+from logagg.ipc import clock
 
 
 @pytest.mark.parametrize("cleaned", ["the file", "the directory"])
@@ -30,7 +30,7 @@ def test_a_step_is_announced_without_the_file_of_the_offset(
 
     assert "stepped by +10" in messages[0]
     if cleaned == "the file":
-        found = launcher.read_offset(str(path))
+        found = clock.read_offset(str(path))
         assert found is not None
         assert found[1] is not None
         assert found[1][1] == 10 * 10**9

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import support
+from serving import LOGAGG
 from support import (
     BASIC,
     events,
@@ -61,6 +62,43 @@ def test_all_processes_of_a_consumer_have_one_clock_even_after_its_death(tmp_pat
         one.stdin.close()
         assert one.wait(20) == 0
     settled()
+
+
+OFFSET = """
+from logagg.client import closing
+log.info("first")
+(transport,) = closing.in_use.values()
+log.info("offset", extra={"clock": transport.delivery.offset})
+"""
+
+
+def test_workers_of_a_run_and_handlers_of_its_file_have_one_clock(tmp_path):
+    """Else a record would stand before one that caused it, by as much as they differ."""
+    path = tmp_path / "app.log"
+    url = f"file:{path}"
+    app = tmp_path / "app.py"
+    app.write_text("import logging\nlog = logging.getLogger('app')\n" + OFFSET)
+    stay = BASIC + OFFSET + "print('up', flush=True)\nsys.stdin.readline()\n"
+    with running(stay, path, stdin=subprocess.PIPE) as one:
+        assert one.stdout.readline() == "up\n"
+        command = [
+            *LOGAGG,
+            "run",
+            "-w",
+            "3",
+            "--restart",
+            "never",
+            "--sink",
+            url,
+        ]
+        done = subprocess.run([*command, str(app)], timeout=60, check=False)
+        assert done.returncode == 0
+        one.stdin.close()
+        assert one.wait(20) == 0
+    settled()
+    found = [each["clock"] for each in records(path) if "clock" in each]
+    assert len(found) == 4
+    assert len(set(found)) == 1
 
 
 STEPPED = (

@@ -30,7 +30,6 @@ from logagg.consumer.metrics import listen
 from logagg.core.event import Event
 from logagg.errors import ConfigError, ConsumerGone, ExitStatus
 from logagg.ipc import consumer_client, launcher
-from logagg.ipc.clock import measure_offset
 from logagg.ipc.connection import standard_streams
 from logagg.ipc.paths import SPOOL_NAME, identity
 from logagg.ipc.protocol import (
@@ -100,7 +99,6 @@ class ConsumerProcess:
         self.restarts = 0
         self._sinks = sinks
         self._failed = failed
-        self._offset = measure_offset()
         self._streams: list[_CapturedOutput] = []
         self._events: deque[bytes] = deque(maxlen=MOST_EVENTS)
         self._hold: socket.socket | None = None
@@ -111,6 +109,7 @@ class ConsumerProcess:
         self._loop = asyncio.get_running_loop()
         self._metrics = listen(metrics) if metrics else None
         self._listener = launcher.listen(self.path)
+        self._offset = launcher.choose_offset(self.path, sinks)
         try:
             self._start(restarted=False)
         except OSError as error:
