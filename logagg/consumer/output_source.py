@@ -26,8 +26,7 @@ from logagg.consumer.source import (
 )
 from logagg.core.merge import AsStamped
 from logagg.dialects.output_lines import OutputLines, split_threads
-from logagg.dialects.printed import printed_fields
-from logagg.dialects.traceback_text import traceback_fields
+from logagg.dialects.printed import printed_fields, printed_traceback
 from logagg.ipc.protocol import StreamHello
 
 __all__ = ["OutputSource"]
@@ -160,12 +159,10 @@ class OutputSource:
         self._last = max(now_ns, self._last + 1)
         self._seq += 1
         fields: dict[str, Any] = {"logger": self.stream, "message": text}
-        if "\n" in text and not whole:
-            level: str | None = "error"
-            fields.update(traceback_fields(text))
-        else:
-            level, found = printed_fields(text, redact=self._redact)
-            fields.update(found)
+        traced = "\n" in text and not whole
+        take_apart = printed_traceback if traced else printed_fields
+        level, found = take_apart(text, redact=self._redact)
+        fields.update(found)
         level = level or self._level
         fields.update(pid=self.pid, stream=self.stream)
         fields.update({name: True for name, given in marks.items() if given})

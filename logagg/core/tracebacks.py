@@ -5,7 +5,11 @@ Theory of operation
 A traceback begins with its header line, goes on with indented lines, and ends with the
 line that names the exception. What may follow is a chain: an empty line, one of two
 known sentences, an empty line, and the next traceback. An exception group is all
-indented and ends before the first line that is not.
+indented and ends before the first line that is not. An empty line after a traceback is
+a part of it: `print(format_exc())` writes one.
+
+A header may stand at the end of other text (`print("failed:", format_exc())`). It is one
+if a frame follows.
 
 So the end of a traceback can only be known from the next line: after the exception's
 line the text is held until that line comes, or until its owner times out (`flush`).
@@ -19,13 +23,15 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["MOST_LINES", "Tracebacks"]
+__all__ = ["MOST_LINES", "Tracebacks", "only_traceback"]
 
 MOST_LINES = 2000
 """A longer one is given out in pieces; a RecursionError has about 1,000 frames folded."""
 
 _HEADER = "Traceback (most recent call last):"
 _GROUP = "+ Exception Group Traceback (most recent call last):"
+_FRAME = '  File "'
+_GROUP_FRAME = '  |   File "'
 _LINKS = (
     "The above exception was the direct cause of the following exception:",
     "During handling of the above exception, another exception occurred:",
@@ -39,6 +45,7 @@ class _ParseState(enum.Enum):
     ENDED = 3  # after the exception's line
     GAP = 4  # after the empty line that may announce a chain
     LINK = 5  # after the sentence, or the empty line after it
+    HEADED = 6  # after text that ends with a header
 
 
 class Tracebacks:
@@ -88,11 +95,11 @@ class Tracebacks:
         if not found:
             done.append(line)
             return done
-        self._state = (
-            _ParseState.GROUP
-            if line.lstrip().startswith(_GROUP)
-            else _ParseState.FRAMES
-        )
+        if _begins(line):
+            group = line.lstrip().startswith(_GROUP)
+            self._state = _ParseState.GROUP if group else _ParseState.FRAMES
+        else:
+            self._state = _ParseState.HEADED
         self._lines.append(line)
         return done
 
@@ -106,13 +113,18 @@ class Tracebacks:
         tail: list[str] = []
         while gap and lines and (lines[-1] == "" or lines[-1] in _LINKS):
             tail.insert(0, lines.pop())
-        return ["\n".join(lines), *tail]
+        lines += tail[:1]  # the empty line
+        return ["\n".join(lines), *tail[1:]]
 
     def _advance(self, line: str) -> bool | None:
         """None: the line belongs to the held ones. Else whether it starts a traceback."""
         state = self._state
-        begins = line == _HEADER or line.lstrip().startswith(_GROUP)
+        begins = _begins(line)
         indented = line[:1] in (" ", "\t")
+        if state is _ParseState.HEADED and line.startswith((_FRAME, _GROUP_FRAME)):
+            group = line.startswith(_GROUP_FRAME)
+            self._state = _ParseState.GROUP if group else _ParseState.FRAMES
+            return None
         if state is _ParseState.FRAMES:
             if not indented and line != _HEADER:
                 self._state = _ParseState.ENDED
@@ -130,4 +142,29 @@ class Tracebacks:
                 group = line.lstrip().startswith(_GROUP)
                 self._state = _ParseState.GROUP if group else _ParseState.FRAMES
             return None
-        return begins
+        return begins or line.endswith(_HEADER)
+
+
+def only_traceback(lines: list[str]) -> tuple[int, int] | None:
+    """Where the only traceback among lines is: its header, and the line after it.
+
+    Returns:
+        None if there is none, or are several.
+    """
+    tracebacks = Tracebacks()
+    found: tuple[int, int] | None = None
+    done = 0
+    texts = [text for line in lines for text in tracebacks.feed(line)]
+    for text in texts + tracebacks.flush():
+        size = text.count("\n") + 1
+        if size > 1:
+            if found is not None:
+                return None
+            found = done, done + size
+        done += size
+    return found
+
+
+def _begins(line: str) -> bool:
+    """Whether a line is the header of a traceback, with nothing before it."""
+    return line == _HEADER or line.lstrip().startswith(_GROUP)

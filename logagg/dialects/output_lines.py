@@ -11,7 +11,8 @@ A traceback becomes one record. Its end shows only by what follows, so its last 
 held for a next line, HELD_NS, or the stream's end.
 
 Lines that one call has printed (a banner, a table) are one record, if none of them but
-the first is one of its own (`logagg.dialects.printed.is_one_text`).
+the first is one of its own (`logagg.dialects.printed.is_one_text`). So are a traceback
+and the text before it, on its first line or on the lines before it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from logagg.core.line import (
     PRINTED_MARK_BYTES,
     split_printed,
 )
-from logagg.core.tracebacks import Tracebacks
+from logagg.core.tracebacks import Tracebacks, only_traceback
+from logagg.dialects.plain_text import level_of_text, without_colours
 from logagg.dialects.printed import is_one_text, newest_state
 
 __all__ = ["MAX_CAPTURED_BYTES", "OutputLines", "split_threads"]
@@ -37,6 +39,11 @@ PROGRESS_NS = 5_000_000_000
 _FRAME = re.compile(rb"\0\[([0-9a-f]{1,40});(\d{4})\]")
 _HEAD_START = re.compile(rb"\0(\[([0-9a-f]{0,40}|[0-9a-f]{1,40};\d{0,4}))?")
 _MOST_FRAMED = 4096
+_HEADERS = (
+    b"Traceback (most recent call last):",
+    b"  + Exception Group Traceback (most recent call last):",
+)
+_FRAMES = (b'  File "', b'  |   File "')
 
 _PAST_NS, _FUTURE_NS = 60_000_000_000, 1_000_000_000  # believed of a printed stamp
 
@@ -93,6 +100,8 @@ class OutputLines:
         lines = chunk.split(b"\n")
         lines[0] = self._tail + lines[0]
         self._tail = lines.pop()
+        if b"Traceback (most recent call last):" in chunk:
+            lines = _with_headers(lines)
         for line in lines:
             found += self._pieces(line, now_ns)
         found += self._progress(now_ns)
@@ -173,6 +182,9 @@ class OutputLines:
         if is_one_text(texts) and not self._tracebacks.takes(first):
             before = self._flush(now_ns)
             return [*before, self._record("\n".join(texts), now_ns, whole=True)]
+        header = _joined_header(texts)
+        if header and not self._tracebacks.takes(first):
+            lines[: header + 1] = [("\n".join(texts[: header + 1]), now_ns, False)]
         found = []
         for text, now_ns, same_call in lines:
             found += self._feed(text, now_ns, same_call=same_call)
@@ -182,6 +194,48 @@ class OutputLines:
         """The lines held back of a traceback; their time is that of their release."""
         found = self._end_of_call() if self._call else []
         return found + [self._record(each, now_ns) for each in self._tracebacks.flush()]
+
+
+def _with_headers(lines: list[bytes]) -> list[bytes]:
+    """Lines in which a line right before a traceback is one with its header.
+
+    Where one call has printed both, or another program than a worker's Python code has,
+    and the line states a level, as those of `logging` do.
+    """
+    found: list[bytes] = []
+    for index, line in enumerate(lines):
+        if line.startswith(_HEADERS) and _is_titled(lines, index):
+            title, _, _ = split_printed(found.pop())
+            line = title + b"\n" + line  # noqa: PLW2901
+        found.append(line)
+    return found
+
+
+def _is_titled(lines: list[bytes], header: int) -> bool:
+    """Whether the line before a traceback's header is the title of the traceback."""
+    if not header or not lines[header + 1 : header + 2]:
+        return False
+    if not lines[header + 1].startswith(_FRAMES):
+        return False
+    title, printed_ns, goes_on = split_printed(lines[header - 1])
+    ends_another = header > 1 and lines[header - 2].startswith((b" ", b"\t"))
+    if not title or goes_on or ends_another:
+        return False  # an empty line is in a chain
+    if printed_ns is None:
+        text = title.decode("utf-8", "backslashreplace")
+        return level_of_text(without_colours(text)) is not None
+    return printed_ns == split_printed(lines[header])[1]
+
+
+def _joined_header(texts: list[str]) -> int:
+    """The line with the header of a traceback that is one text with all the others."""
+    found = only_traceback(texts)
+    if found is None:
+        return 0
+    header, end = found
+    # A first line may state a level, the others are records of their own if they do.
+    one = is_one_text(texts[:header]) and is_one_text(["", *texts[end:]])
+    return header if one else 0
 
 
 def split_threads(chunk: bytes) -> tuple[list[tuple[bytes, bytes]], bytes]:

@@ -16,12 +16,16 @@ from logagg.dialects.access_logs import printed_access
 from logagg.dialects.foreign.conversion import adopt
 from logagg.dialects.plain_text import level_of_text, without_colours
 from logagg.dialects.rendered_events import parse_event
+from logagg.dialects.traceback_text import traceback_fields
 
-__all__ = ["is_one_text", "newest_state", "printed_fields"]
+__all__ = ["is_one_text", "newest_state", "printed_fields", "printed_traceback"]
 
 _OWN = RESERVED - {"logger", "message", "exception", "stack", "level_number"}
 _LEVEL = re.compile(r"[a-z0-9_.+-]{1,32}")  # it stands in a line without being encoded
-_TRACEBACKS = ("Traceback (most recent", "Exception Group Traceback (most recent")
+_TRACEBACK = re.compile(
+    r"(?:  \+ Exception Group )?Traceback \(most recent call last\):"
+)
+_IN_FRAMES = re.compile(r'^[ |]*  File "', re.MULTILINE)
 _OVERWRITTEN = (
     3  # states of a line that overwrites itself, from which it is a progress bar
 )
@@ -69,6 +73,24 @@ def printed_fields(
     return level if stated else None, scrubbed(fields) if redact else fields
 
 
+def printed_traceback(
+    text: str, *, redact: bool = True
+) -> tuple[str | None, dict[str, Any]]:
+    """Take a traceback apart, and the text that was printed before it.
+
+    Returns:
+        As `printed_fields` for that text, with `exception`; without a text the message is
+        the exception's line. The level is `error` if the text states none.
+    """
+    header = _TRACEBACK.search(text)
+    before = text[: header.start()] if header else ""
+    if not before.strip() or _IN_FRAMES.search(before):
+        return "error", traceback_fields(text)
+    level, fields = printed_fields(before.rstrip(), redact=redact)
+    found = traceback_fields(text[len(before) :])
+    return level or "error", {**fields, "exception": found["exception"]}
+
+
 def is_one_text(lines: list[str]) -> bool:
     """Whether lines that one call has printed are a single text.
 
@@ -76,7 +98,7 @@ def is_one_text(lines: list[str]) -> bool:
     or if one overwrites itself: they are records of their own then.
     """
     for number, line in enumerate(lines):
-        if "\r" in line or line.lstrip(" +").startswith(_TRACEBACKS):
+        if "\r" in line or line.endswith("Traceback (most recent call last):"):
             return False
         if line[:1] == "{" and parse_event(line) is not None:
             return False

@@ -20,7 +20,8 @@ def traceback_fields(text: str) -> dict[str, Any]:
     Its exception begins at the first line without indentation after the last header and
     may have several lines, notes among them. A text without a header ends with it.
     """
-    lines = text.rstrip().split("\n")
+    text = text.rstrip()
+    lines = text.split("\n")
     named = _exception_lines(lines) or lines[-1:]
     first = named[0].strip()
     kind, _, message = first.partition(": ")

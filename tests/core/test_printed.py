@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from logagg.dialects.printed import newest_state, printed_fields
+from logagg.dialects.printed import newest_state, printed_fields, printed_traceback
 from logagg.dialects.traceback_text import traceback_fields
 
 LINES: dict[str, tuple[str | None, dict[str, Any]]] = {
@@ -104,6 +104,43 @@ def test_the_message_of_a_traceback_may_have_several_lines() -> None:
     assert of_group["type"] == "ExceptionGroup"
     assert of_group["message"] == "several\nlines (1 sub-exception)"
     assert traceback_fields("odd: text")["exception"]["message"] == "text"
+
+
+@pytest.mark.parametrize(
+    ("before", "level", "message"),
+    [
+        ("ERROR", "error", "ERROR"),
+        ("failed: ", "error", "failed:"),
+        ("two\nlines\n", "error", "two\nlines"),
+        ("WARNING:shop:odd\n", "warning", "WARNING:shop:odd"),
+        ('{"level": "critical", "msg": "down"}\n', "critical", "down"),
+        ("", "error", "ValueError: no"),
+        ("\n", "error", "ValueError: no"),
+    ],
+)
+def test_what_is_printed_before_a_traceback_is_the_message(
+    before: str, level: str, message: str
+) -> None:
+    """Its level is that of the record, the exception is structured."""
+    for error in (ValueError("no"), ExceptionGroup("no", [KeyError("k")])):
+        trace = printed(error)
+
+        found_level, fields = printed_traceback(before + trace + "\n")
+
+        assert found_level == level
+        if before.strip():
+            assert fields["message"] == message
+        assert fields["exception"]["type"] == type(error).__name__
+        assert fields["exception"]["message"].startswith("no")
+        assert fields["exception"]["stack"].strip() == trace.strip()
+
+
+def test_the_rest_of_a_traceback_has_no_message_before_it() -> None:
+    """Of a very long one the later pieces begin with frames."""
+    piece = '  File "x.py", line 1, in f\n    f()\nKeyError: 1\n\n'
+    level, fields = printed_traceback(piece + printed(ValueError("no")))
+
+    assert (level, fields["message"]) == ("error", "ValueError: no")
 
 
 @pytest.mark.parametrize(

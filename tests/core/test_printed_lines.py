@@ -8,9 +8,11 @@ import sys
 import time
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given
 
 from logagg.core.line import PRINTED_MARK_BYTES, mark_printed, split_printed
+from logagg.dialects.output_lines import OutputLines
 
 
 @given(st.lists(st.binary(max_size=30)), st.integers(0, 10**20 - 1))
@@ -65,3 +67,64 @@ def test_what_a_worker_prints_has_the_time_of_printing() -> None:
     assert (one, two, none) == (b"one", b"two", None)
     assert printed_ns is not None
     assert begun < printed_ns < ended
+
+
+def texts_of(*calls: str, printed: bool = True) -> list[str]:
+    """The texts of the records that the calls make, all read at once."""
+    found: list[str] = []
+
+    def record(text: str, _: int, **__: bool) -> bytes:
+        found.append(text)
+        return b""
+
+    lines = OutputLines(lambda: 0, record)
+    written = [call.encode() for call in calls]
+    if printed:
+        written = [mark_printed(text, n + 1) for n, text in enumerate(written)]
+    lines.feed(b"".join(written), 100)
+    lines.end(200)
+    return found
+
+
+TRACE = """Traceback (most recent call last):
+  File "x.py", line 1, in f
+    f()
+Error: no
+"""
+CHAIN = (
+    TRACE
+    + "\nDuring handling of the above exception, another exception occurred:\n\n"
+    + TRACE
+)
+
+
+@pytest.mark.parametrize("trace", [TRACE, CHAIN])
+@pytest.mark.parametrize("size", [1, 5000])  # of more than a pipe takes in one piece
+def test_a_line_and_a_traceback_of_one_call_are_one_text(trace: str, size: int) -> None:
+    """Before it, or on its first line; what other calls print is apart."""
+    line = "failed" + "x" * size
+    for text in (f"{line}\n{trace}", f"{line}: {trace}"):
+        assert texts_of("a\n", text, "\n", "b\n") == ["a", text, "b"]
+    assert texts_of("failed\n", trace, "b\n") == ["failed", trace[:-1], "b"]
+
+
+def test_several_lines_and_a_traceback_of_one_call_are_one_text() -> None:
+    """Not if some are records of their own: another program's output that is passed on."""
+    assert texts_of("a\nb\n" + TRACE) == ["a\nb\n" + TRACE[:-1]]
+    assert texts_of("a\n" + TRACE + "more\n") == ["a\n" + TRACE + "more"]
+    for before, after in (
+        ("a\nINFO: b\n", ""), ("a\n", "INFO: b\n"), ("a\n", "b\n" + TRACE)
+    ):  # fmt: skip
+        found = texts_of(before + TRACE + after)
+        assert TRACE[:-1] in found
+        assert found[0] == "a"
+
+
+def test_a_line_that_states_a_level_is_one_with_the_traceback_after_it() -> None:
+    """As `logging` writes them in a program that knows nothing of logagg."""
+    stated = "ERROR:root:bad\n"
+    assert texts_of("a\n" + stated + TRACE + "b\n", printed=False) == [
+        "a", stated + TRACE[:-1], "b",
+    ]  # fmt: skip
+    assert texts_of("a\n" + TRACE, printed=False) == ["a", TRACE[:-1]]
+    assert texts_of(TRACE + TRACE, printed=False) == [TRACE[:-1], TRACE[:-1]]

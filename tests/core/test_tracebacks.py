@@ -7,13 +7,14 @@ import traceback
 import hypothesis.strategies as st
 from hypothesis import given
 
-from logagg.core.tracebacks import Tracebacks
+from logagg.core.tracebacks import Tracebacks, only_traceback
 
 HEADER = "Traceback (most recent call last):"
 PARTS = [
     HEADER, '  File "x.py", line 1, in f', "    f()", "ValueError: no", "", "plain",
     "During handling of the above exception, another exception occurred:",
     "  + Exception Group Traceback (most recent call last):", "    | ValueError", "\t",
+    f"failed: {HEADER}",
 ]  # fmt: skip
 
 
@@ -86,7 +87,29 @@ def test_a_traceback_in_the_middle_of_a_call_ends_by_its_form() -> None:
     assert found + joiner.flush() == ["start", "\n".join(call[1:4]), "plain"]
 
 
-def test_an_empty_line_behind_a_traceback_is_not_part_of_it() -> None:
-    """Only the known sentences make a chain."""
+def test_one_empty_line_after_a_traceback_is_a_part_of_it() -> None:
+    """`print(format_exc())` writes one; only the known sentences make a chain."""
     trace = _trace(ValueError("no")).rstrip("\n")
-    assert _feed(trace + "\n\nplain") == [trace, "", "plain"]
+    link = "During handling of the above exception, another exception occurred:"
+    assert _feed(trace + "\n\nplain") == [trace + "\n", "plain"]
+    assert _feed(trace + "\n\n\nplain") == [trace + "\n", "", "plain"]
+    assert _feed(f"{trace}\n\n{link}\n\nplain") == [trace + "\n", link, "", "plain"]
+
+
+def test_a_header_may_end_a_line_of_text() -> None:
+    """If a frame follows; a line that only quotes it is a line."""
+    group = _trace(ExceptionGroup("many", [ValueError("a"), KeyError("b")]))
+    for trace in (_trace(ValueError("no")), group):
+        text = "failed: " + trace.rstrip("\n")
+        assert _feed(f"before\n{text}\nafter") == ["before", text, "after"]
+    for text in (HEADER, PARTS[7]):
+        assert _feed(f"see {text}\nnext") == [f"see {text}", "next"]
+
+
+def test_the_only_traceback_among_lines_is_found() -> None:
+    """None where there are several."""
+    trace = _trace(ValueError("no")).rstrip("\n").split("\n")
+    size = len(trace)
+    assert only_traceback(["a", "b", *trace, "c"]) == (2, 2 + size)
+    assert only_traceback(["a", *trace[1:]]) is None
+    assert only_traceback([*trace, *trace]) is None

@@ -38,8 +38,10 @@ def sending(
         printed = holding.by
         if printed and error is not None and name_of(stream) and printed.has(error):
             return  # a handler prints that of its record
-        # An error of the handler itself is printed, in the middle of its own call.
-        if getattr(busy, "on", False) or error is None or not name_of(stream):
+        # An error of the handler itself is printed, in the middle of its own call; so is
+        # one that ends a line (`print("failed: ", end="")`).
+        busy_or_text = getattr(busy, "on", False) or _has_begun_line(stream)
+        if busy_or_text or error is None or not name_of(stream):
             original(exc, *args, **options)
             return
         busy.on = True
@@ -49,6 +51,13 @@ def sending(
             busy.on = False
 
     return print_exception
+
+
+def _has_begun_line(stream: Any) -> bool:
+    try:
+        return holding.unfinished > 0 and holding.unfinished == stream.fileno()
+    except (AttributeError, OSError, ValueError):
+        return False
 
 
 def _exception_record(error: BaseException, name: str) -> logging.LogRecord:

@@ -46,10 +46,17 @@ class Holder(Protocol):
 
 
 class _Holding(threading.local):
-    """Per thread: who takes what it prints; None: it is written."""
+    """Per thread: who takes what it prints; None: it is written.
+
+    Attributes:
+        unfinished: The descriptor on which it has begun a line; 0: none.
+    """
 
     by: Holder | None = None
+    unfinished = 0
 
+
+_NEWLINE = 10
 
 holding = _Holding()
 
@@ -79,6 +86,8 @@ class _MarkedStream(io.FileIO):
         """Write all of it; blocks as the descriptor does."""
         text = bytes(data)
         holder = holding.by
+        if text and holder is None:
+            holding.unfinished = 0 if text[-1] == _NEWLINE else self.fileno()
         plain = get_ident() == _plain.thread
         if b"\n" in text or holder is not None or not plain:
             status = os.fstat(self.fileno())

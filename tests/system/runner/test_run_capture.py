@@ -102,6 +102,51 @@ def test_an_exception_that_a_program_prints_is_one_record(run: Any) -> None:
         assert len(group["exceptions"]) == 2
 
 
+BEFORE = """
+    import subprocess, sys, traceback
+    ways = [
+        lambda: print("ERROR" + traceback.format_exc()),
+        lambda: print("failed:", traceback.format_exc()),
+        lambda: print("failed:\\n" + traceback.format_exc(), end=""),
+        lambda: (print("failed: ", end=""), traceback.print_exc(file=sys.stdout)),
+        lambda: print(traceback.format_exc()),
+    ]
+    for way in ways:
+        try:
+            1 / 0
+        except ZeroDivisionError:
+            way()
+        print("after")
+    code = "import logging\\ntry: 1/0\\nexcept Exception: logging.exception('child')"
+    subprocess.run([sys.executable, "-I", "-c", code], stderr=sys.stdout)
+"""
+
+
+@pytest.mark.slow
+def test_text_right_before_a_traceback_is_one_record_with_it(run: Any) -> None:
+    """It is the message, of level error; the exception is structured."""
+    run.write("app.py", BEFORE)
+
+    assert run.start("-w", 1, "app.py").wait(60) == 0
+
+    found = run.records(stream="stdout")
+    error = [
+        "ERROR",
+        "failed:",
+        "failed:",
+        "failed:",
+        "ZeroDivisionError: division by zero",
+    ]
+    expected = [pair for each in error for pair in (("error", each), ("info", "after"))]
+    assert [(each["level"], each["message"]) for each in found] == [
+        *expected,
+        ("error", "ERROR:root:child"),
+    ]
+    exceptions = [each["exception"] for each in found if each["level"] == "error"]
+    assert {each["type"] for each in exceptions} == {"ZeroDivisionError"}
+    assert all(each["stack"].startswith("Traceback (most") for each in exceptions)
+
+
 def test_a_death_is_reported_with_the_last_lines(run: Any) -> None:
     """The record of a killed worker holds what it wrote last."""
     run.write(
