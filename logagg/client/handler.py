@@ -41,7 +41,7 @@ from logagg.core import encode
 from logagg.core.encode import body, safe_text, scrubbed_body
 from logagg.core.levels import STANDARD
 from logagg.core.line import timestamp_bytes
-from logagg.core.record import PARSED_LOGGERS, RESERVED
+from logagg.core.record import ADDED, PARSED_LOGGERS, RESERVED
 from logagg.core.secrets import PLACEHOLDER, is_secret
 
 if TYPE_CHECKING:
@@ -56,9 +56,7 @@ _MODEL = tuple(vars(LogRecord("", 0, "", 0, "", (), None)))
 _COUNT = len(_MODEL)
 _LAST = _MODEL[-1]
 _HAS_TASK = "taskName" in _MODEL
-_ADDED = frozenset(("asctime", "message", "taskName", "_ray_timestamp_ns"))
-"""Attributes that the library or ray puts on a record later: no fields of a caller's."""
-_STANDARD_NAMES = frozenset(_MODEL) | _ADDED
+_STANDARD_NAMES = frozenset(_MODEL) | ADDED
 TAKEN = _STANDARD_NAMES | RESERVED
 unreserved: set[str] = set()  # names of extras that never clash and are no secrets
 MAX_NAMES = 10_000

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "ADDED",
     "FIXED",
     "HEAD",
     "ORIGIN",
@@ -37,6 +38,11 @@ RESERVED = frozenset((*FIXED, "level_number", "stack", "late"))
 
 SHIELDED = frozenset((*FIXED, "level_number", "event"))
 """Fields that are not redacted by name, and kept when a sink selects fields."""
+
+ADDED = frozenset(
+    ("asctime", "message", "taskName", "_daiquiri_extra_keys", "_ray_timestamp_ns")
+)
+"""Attributes that the library, daiquiri or ray puts on a record later, for itself."""
 
 PARSED_LOGGERS = frozenset(
     (

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["log_record", "with_origin"]
+__all__ = ["add_extra", "log_record", "with_origin"]
 
 _HANDLE = logging.Handler.handle.__code__  # as it is before `logagg run` replaces it
 _MOST_FRAMES = 14  # between loguru's sink and the `handle` of a handler that calls it
@@ -49,14 +50,19 @@ def log_record(record: dict[str, Any]) -> logging.LogRecord:
             "exc_info": tuple(error) if error else None,
         }
     )
-    extra, attributes = record["extra"], made.__dict__
+    add_extra(made, record["extra"])
+    return made
+
+
+def add_extra(record: logging.LogRecord, extra: Mapping[str, Any]) -> None:
+    """Add fields to a record; those named like an attribute of it get underscores."""
+    attributes = record.__dict__
     for name, value in extra.items():
         free = name
         if name in _STANDARD:
             while free in extra or free in attributes:
                 free += "_"
         attributes[free] = value
-    return made
 
 
 def with_origin(record: logging.LogRecord) -> logging.LogRecord | None:

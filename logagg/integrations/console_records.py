@@ -53,6 +53,7 @@ from logagg.integrations import (
     running_task,
 )
 from logagg.integrations.handlers import (
+    logbook_records,
     printing_handlers,
     queue_handlers,
     rendered_messages,
@@ -170,6 +171,7 @@ def install(level: int | str) -> Console:
     printed_warnings.install(console.captures, console.handler.handle)
     when_imported("rich.logging", lambda module: _rich(console, module))
     when_imported("loguru._logger", lambda module: _loguru(console, module))
+    when_imported("logbook.handlers", lambda module: _logbook(console, module))
     rendered_messages.install()
     when_imported("structlog._output", lambda module: _structlog(console, module))
     when_imported("dramatiq.cli", lambda module: _dramatiq(console, module))
@@ -273,6 +275,10 @@ def _loguru(console: Console, module: ModuleType) -> None:
         return add(self, send_all, format=lambda _: "{message}", **kept)
 
     module.Logger.add = adding
+
+
+def _logbook(console: Console, module: ModuleType) -> None:
+    logbook_records.replace_emit(module, console.captures, console.handler.handle)
 
 
 _LEVEL_OF = {

@@ -123,6 +123,47 @@ DATADOG = """
 """
 
 
+LOGBOOK = """
+    import logging, sys
+    import logbook
+    from logbook.compat import LoggingHandler, redirect_logging
+    from logbook.more import ColorizedStderrHandler
+    way = sys.argv[1]
+    setup = {
+        "stderr": lambda: logbook.StderrHandler(bubble=True),
+        "stdout": lambda: logbook.StreamHandler(sys.stdout, bubble=True),
+        "coloured": lambda: ColorizedStderrHandler(bubble=True),
+        "redirected": lambda: redirect_logging() or logbook.StderrHandler(bubble=True),
+    }[way]()
+    logbook.FileHandler("own.txt", level="WARNING", bubble=True).push_application()
+    setup.push_application()
+    logbook.StderrHandler(level="ERROR", bubble=True).push_application()
+    log = logbook.Logger("shop.pay")
+    log.info("paid", extra={"order": 7, "password": "hunter2", "message": "own"})
+    log.notice("noted {}", "x")
+    try:
+        1 / 0
+    except ZeroDivisionError:
+        log.exception("failed")
+    logging.getLogger("std").warning("two\\nlines", extra={"order": 8})
+"""
+
+DAIQUIRI = """
+    import logging, sys
+    import daiquiri, logagg
+    from daiquiri import formatter, output
+    way = sys.argv[1]
+    made = {"json": formatter.JSON_FORMATTER, "text": formatter.TEXT_FORMATTER,
+            "handler": formatter.JSON_FORMATTER}[way]
+    daiquiri.setup(level="INFO", outputs=[output.Stream(formatter=made)])
+    if way == "handler":
+        handler = logagg.Handler("app.log")
+        handler.setFormatter(made)
+        logging.getLogger().handlers = [handler]
+    daiquiri.getLogger("shop", team="pay").info("paid", order=7, password="hunter2")
+"""
+
+
 def ran(
     folder: Path, program: str, words: Sequence[str] = RUN, *arguments: str
 ) -> list[dict[str, Any]]:
@@ -179,6 +220,42 @@ def test_django_structlog(tmp_path: Path, way: str) -> None:
     assert "hunter2" not in (tmp_path / "app.log").read_text()
     own = {"_logger", "_name", "_record", "_from_structlog", "event"}
     assert not own.intersection(*map(set, found))
+
+
+@pytest.mark.parametrize("way", ["stderr", "stdout", "coloured", "redirected"])
+def test_handlers_of_logbook(tmp_path: Path, way: str) -> None:
+    """Level, logger, fields and exception, once; its own file as it says."""
+    pytest.importorskip("logbook")
+    paid, noted, failed, std = ran(tmp_path, LOGBOOK, RUN, way)
+    assert [e["level"] for e in (paid, noted, failed, std)] == [
+        "info", "notice", "error", "warning",
+    ]  # fmt: skip
+    assert {each["logger"] for each in (paid, noted, failed)} == {"shop.pay"}
+    assert (paid["message"], paid["order"], paid["message_"]) == ("paid", 7, "own")
+    assert paid["password"] == "[redacted]"
+    assert noted["message"] == "noted x"
+    assert failed["message"] == "failed"
+    assert failed["exception"]["type"] == "ZeroDivisionError"
+    assert (std["logger"], std["message"], std["order"]) == ("std", "two\nlines", 8)
+    assert not [name for name in std if name.startswith(("stack", "task"))]
+    own = (tmp_path / "own.txt").read_text()
+    assert "ERROR: shop.pay: failed\nTraceback" in own
+    assert "paid" not in own
+
+
+@pytest.mark.parametrize("way", ["json", "text", "handler"])
+def test_fields_of_daiquiri(tmp_path: Path, way: str) -> None:
+    """Those of its loggers; nothing that its formatters put on a record."""
+    pytest.importorskip("daiquiri")
+    (found,) = ran(tmp_path, DAIQUIRI, () if way == "handler" else RUN, way)
+    assert (found["level"], found["logger"], found["message"]) == (
+        "info",
+        "shop",
+        "paid",
+    )
+    assert (found["team"], found["order"]) == ("pay", 7)
+    assert found["password"] == "[redacted]"
+    assert not [name for name in found if "daiquiri" in name]
 
 
 def test_handlers_of_google_cloud(tmp_path: Path) -> None:
