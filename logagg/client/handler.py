@@ -39,7 +39,7 @@ from logagg.client.context_fields import (
 from logagg.client.sink_urls import handler_query, open_transport, redaction_wanted
 from logagg.core import encode
 from logagg.core.encode import body, safe_text, scrubbed_body
-from logagg.core.levels import STANDARD
+from logagg.core.levels import STANDARD, decorated
 from logagg.core.line import timestamp_bytes
 from logagg.core.record import ADDED, PARSED_LOGGERS, RESERVED
 from logagg.core.secrets import PLACEHOLDER, is_secret
@@ -248,6 +248,8 @@ class Handler(logging.Handler):
             if _HAS_TASK and attributes.get("taskName") is not None:
                 fields.setdefault("task_name", attributes["taskName"])
             level = LEVELS.get(record.levelname)
+            if level is None:
+                level = decorated(record.levelname, record.levelno)
             if level is None:
                 level = record.levelname.lower()
                 fields["level_number"] = record.levelno

@@ -29,6 +29,8 @@ NUMBERS = {
     "panic": 50,
 }
 
+_DECORATION = re.compile(r"\x1b\[[0-9;:]*m|[\s\[\]()<>|:]")
+
 Test = Callable[[str | None, float | None], bool]
 
 
@@ -54,6 +56,16 @@ def number_of(text: str) -> float:
         f"unknown level {text!r}{hint} (debug, info, warning, error, critical, "
         "or a number)"
     )
+
+
+def decorated(name: str, number: int) -> str | None:
+    """The standard level of a name with colours, brackets or spaces around it, if any.
+
+    Programs give levels such names (`logging.addLevelName`), and formatters of theirs
+    write them into the record that other handlers get.
+    """
+    bare = _DECORATION.sub("", name).lower()
+    return bare if STANDARD.get(bare) == number else None
 
 
 def number_in(record: Mapping[str, Any]) -> float | None:

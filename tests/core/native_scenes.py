@@ -221,6 +221,8 @@ def levels(log):
     log.log(True, "a level that is a bool")
     logging.addLevelName(20, "INFORMATION")
     log.info("renamed")
+    logging.addLevelName(20, "\x1b[32mINFO\x1b[0m")
+    log.info("coloured")
     logging.addLevelName(20, "INFO")
     log.info("named again")
     try:

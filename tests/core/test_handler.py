@@ -91,6 +91,21 @@ def test_a_custom_level_has_its_name_and_number(log, shared):
     assert (two["level"], two["level_number"]) == ("level 17", 17)
 
 
+@pytest.mark.parametrize("name", ["\x1b[1;31mERROR\x1b[0m", "[ERROR]", "ERROR   "])
+def test_a_level_whose_name_is_decorated_is_that_level(log, shared, name):
+    """By `addLevelName`, or by a formatter that another handler has."""
+    logger, _ = log
+    logging.addLevelName(40, name)
+    try:
+        logger.error("x")
+    finally:
+        logging.addLevelName(40, "ERROR")
+
+    found = shared.record()
+    assert found["level"] == "error"
+    assert "level_number" not in found
+
+
 def test_a_level_renamed_by_the_user_keeps_its_number(log, shared):
     """`addLevelName(30, "WARN")` shows as warn, and is still a warning by number."""
     logger, _ = log
