@@ -16,6 +16,7 @@ from logagg.core.secrets import PLACEHOLDER
 __all__ = [
     "TRACE",
     "add_surroundings",
+    "given_names",
     "instrumented_name",
     "is_merged",
     "process_fields",
@@ -47,14 +48,16 @@ _INSTRUMENTED = {
 _NONE = ("", "0", "unknown_service", False)
 
 
+def given_names() -> dict[str, str]:
+    """The names of host and application that the environment gives."""
+    found = {field: os.environ.get(name, "") for field, name in _TEXTS.items()}
+    return {field: text for field, text in found.items() if text}
+
+
 def process_fields() -> dict[str, str | int]:
     """The fields that the environment gives to all records of the process."""
     get = os.environ.get
-    found: dict[str, str | int] = {}
-    for field, variable in _TEXTS.items():
-        text = get(variable)
-        if text:
-            found[field] = text
+    found: dict[str, str | int] = {**given_names()}
     for field, variables in _NUMBERS.items():
         for variable in variables:
             number = get(variable, "")
@@ -99,7 +102,8 @@ def instrumented_name(name: str, value: object) -> str | None:
     renamed = _INSTRUMENTED.get(name)
     if renamed is None:
         return name
-    return None if isinstance(value, str | bool) and value in _NONE else renamed
+    absent = value is None or (isinstance(value, str | bool) and value in _NONE)
+    return None if absent else renamed
 
 
 def is_merged(kept: object, value: object) -> bool:

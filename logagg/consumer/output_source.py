@@ -16,6 +16,7 @@ import os
 from collections import deque
 from typing import Any
 
+from logagg.client.context_fields import given_names
 from logagg.client.sink_urls import redaction_wanted
 from logagg.consumer.source import (
     CHUNK_BYTES,
@@ -71,6 +72,7 @@ class OutputSource:
         self._last = 0
         self._level = "warning" if self.stream == "stderr" else "info"
         self._redact = redaction_wanted(None)
+        self._names = given_names()
         self._lines = {
             b"": OutputLines(self._offset_ns, self._record)
         }  # by a thread's key
@@ -164,6 +166,8 @@ class OutputSource:
         level, found = take_apart(text, redact=self._redact)
         fields.update(found)
         level = level or self._level
+        for name, given in self._names.items():
+            fields.setdefault(name, given)
         fields.update(pid=self.pid, stream=self.stream)
         fields.update({name: True for name, given in marks.items() if given})
         self._last_lines.append(str(fields["message"])[:500])

@@ -23,6 +23,7 @@ from typing import Any
 
 import orjson
 
+from logagg.core.record import with_span_names
 from logagg.dialects.traceback_text import traceback_fields
 
 __all__ = ["STRUCTLOG_MARKS", "event_fields", "parse_event"]
@@ -86,6 +87,7 @@ def event_fields(
         rest = {name: value for name, value in rest.items() if name not in _MARKS}
     if "httpRequest" in rest:
         rest = _without_google(rest)
+    rest = with_span_names(rest)
     fields: dict[Any, Any] = {}
     for name, value in rest.items():
         if _repeats(name, value, record):

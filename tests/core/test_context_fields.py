@@ -1,7 +1,10 @@
 """Spans of OpenTelemetry and the fields of a process, whichever way records come."""
 
+import json
 import logging
 import os
+import re
+from pathlib import Path
 
 import orjson
 import pytest
@@ -9,11 +12,14 @@ import pytest
 import logagg.structlog
 from logagg.client import context_fields
 from logagg.client.context_fields import instrumented_name, process_fields
+from logagg.core.record import with_span_names
+from logagg.dialects.printed import printed_fields
 
 trace = pytest.importorskip("opentelemetry.trace")
 
 TRACE_ID, SPAN_ID = 0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331
 SPAN = trace.NonRecordingSpan(trace.SpanContext(TRACE_ID, SPAN_ID, is_remote=False))
+SPAN_NAMES = ("trace_id", "span_id")
 EXPECTED = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331")
 
 
@@ -112,11 +118,77 @@ def test_what_runs_now_is_on_records_of_logging_and_structlog(log, shared, in_a_
     assert "task_id_" not in own
 
 
-@pytest.mark.parametrize("value", [None, 0, b"0", [], object()])
+@pytest.mark.parametrize("value", [0, b"0", [], object()])
 def test_any_value_may_have_a_name_of_the_instrumentation(value):
     """It is renamed, and encoded as any other."""
     assert instrumented_name("otelTraceID", value) == "trace_id"
     assert instrumented_name("otelOther", value) == "otelOther"
+
+
+def test_a_formatter_that_names_an_absent_span_hides_no_other(log, shared):
+    """It renders null where the instrumentation has put nothing on the record."""
+    formatter = pytest.importorskip("pythonjsonlogger.json").JsonFormatter
+    logger, handler = log
+    handler.setFormatter(formatter("%(message)s %(otelTraceID)s %(otelSpanID)s"))
+    logger.info("outside")
+    with trace.use_span(SPAN):
+        logger.info("inside")
+
+    outside, inside = shared.records()
+    assert not {"trace_id", "span_id"} & set(outside)
+    assert span_of(inside) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("otelTraceID", "otelSpanID"),
+        ("trace.id", "span.id"),
+        ("traceId", "spanId"),
+        ("TraceId", "SpanId"),
+        ("traceID", "spanID"),
+        ("trace_id", "span_id"),
+    ],
+)
+def test_a_span_in_printed_json_has_the_names_of_the_api(names):
+    """Whatever other programs, and formatters, call it."""
+    for values in (EXPECTED, tuple(each.upper() for each in EXPECTED)):
+        event = {"message": "m", "order": 7, **dict(zip(names, values, strict=True))}
+        _, fields = printed_fields(json.dumps(event))
+        expected = EXPECTED if names[0] != "trace_id" else values
+        assert span_of(fields) == expected
+        assert set(fields) == {"message", "order", "trace_id", "span_id"}
+
+
+def test_a_span_that_is_nested_in_printed_json_has_the_names_of_the_api():
+    """As ECS has it; Google Cloud names its project before the trace."""
+    ecs = {"message": "m", "trace": {"id": EXPECTED[0]}, "span": {"id": EXPECTED[1]}}
+    service = "logging.googleapis.com/"
+    google = {
+        "message": "m",
+        f"{service}trace": f"projects/p/traces/{EXPECTED[0]}",
+        f"{service}spanId": EXPECTED[1],
+    }
+    for event in (ecs, google):
+        _, fields = printed_fields(json.dumps(event))
+        assert fields == {
+            "message": "m",
+            **dict(zip(SPAN_NAMES, EXPECTED, strict=True)),
+        }
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"traceId": "1", "spanId": 2},
+        {"trace.id": "0" * 32, "span.id": "x" * 16},
+        {"dd.trace_id": "1", "trace": {"id": EXPECTED[0], "more": 1}},
+        {"trace_id": "mine", "traceId": EXPECTED[0]},
+    ],
+)
+def test_what_is_no_span_of_opentelemetrys_keeps_its_name(fields):
+    """Numbers of other tracers, and a field that has the name already."""
+    assert with_span_names(fields) == fields
 
 
 @pytest.fixture
@@ -156,6 +228,27 @@ def test_the_environment_gives_the_fields_of_a_process(
         environment.setenv(name, value)
 
     assert process_fields() == expected
+
+
+def documented() -> list[tuple[str, str]]:
+    """Each variable of the table in the manual, with its field."""
+    page = Path(logagg.__file__).parent.joinpath("docs", "handler.md").read_text()
+    rows = re.findall(
+        r"^\| `(rank|local_rank|world_size)` \| (.*) \|$", page, re.MULTILINE
+    )
+    found = [
+        (field, each) for field, text in rows for each in re.findall("`(.*?)`", text)
+    ]
+    assert len(found) == 12
+    return found
+
+
+@pytest.mark.parametrize(("field", "variable"), documented())
+def test_each_variable_of_the_manual_gives_its_field(environment, field, variable):
+    """Of torchrun, Open MPI, MPICH and SLURM, each by itself, and alone on a record."""
+    environment.setenv(variable, "5")
+
+    assert process_fields() == {field: 5}
 
 
 def test_the_fields_of_a_process_are_on_each_record(environment, shared, tmp_path):

@@ -2,10 +2,10 @@
 
 NDJSON is shown and filtered under logagg's own names: `ts`, `time`, `@timestamp` …
 become `timestamp`, `msg` and structlog's `event` become `message`, `severity`, `lvl`,
-`levelname` … become `level`, and so on; all other fields stay as they are, and a field
-under logagg's name wins over its synonyms. Records that nest those are flattened first
-(`nested_records`), and a line that is no JSON object may hold a record all the same
-(`prefixed_lines`); else it is a message.
+`levelname` … become `level`, `traceId`, `trace.id` … become `trace_id`, and so on; all
+other fields stay as they are, and a field under logagg's name wins over its synonyms.
+Records that nest those are flattened first (`nested_records`), and a line that is no JSON
+object may hold a record all the same (`prefixed_lines`); else it is a message.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import orjson
 
 from logagg.core import levels
 from logagg.core.line import is_wire
+from logagg.core.record import with_span_names
 from logagg.core.units import wire_time
 from logagg.dialects.foreign.error_shapes import exception_of, is_exception
 from logagg.dialects.foreign.nested_records import flattened
@@ -95,7 +96,7 @@ def _dump(record: Mapping[str, Any]) -> bytes:
 
 def adopt(record: Mapping[str, Any]) -> dict[str, Any]:
     """Convert a parsed record's names and values."""
-    rest = record = flattened(dict(record))
+    rest = record = with_span_names(flattened(dict(record)))
     found: dict[str, Any] = {}
     is_local = False
     for own, names in _NAMES.items():

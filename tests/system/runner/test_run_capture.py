@@ -183,6 +183,28 @@ def test_lines_of_json_are_records(run: Any) -> None:
     assert (second["level"], second["message"]) == ("error", "ERROR shop: text")
 
 
+def test_names_of_host_and_application_are_on_captured_lines(run: Any) -> None:
+    """As on records; a line of JSON keeps its own."""
+    run.write(
+        "app.py",
+        """
+        import logging, sys
+        print("text")
+        print('{"msg": "json", "app": "own"}')
+        logging.warning("record")
+        """,
+    )
+    run.env.update(LOGAGG_APP="shop", LOGAGG_HOST="h-1")
+
+    assert run.start("-w", 1, "app.py").wait(25) == 0
+
+    found = {
+        each["message"]: (each.get("host"), each.get("app")) for each in run.records()
+    }
+    assert found["text"] == found["record"] == ("h-1", "shop")
+    assert found["json"] == ("h-1", "own")
+
+
 def test_a_traceback_on_stdout_is_one_record(run: Any) -> None:
     """It counts as one on stderr."""
     run.write(
