@@ -55,10 +55,9 @@ from logagg.integrations import (
 from logagg.integrations.handlers import (
     logbook_records,
     printing_handlers,
-    queue_handlers,
     rendered_messages,
 )
-from logagg.integrations.handlers.queue_handlers import sent_as_it_is
+from logagg.integrations.handlers.queue_handlers import QueueHandlers, sent_as_it_is
 from logagg.integrations.handlers.root_handler import RootHandler, RootPlace
 from logagg.integrations.import_hooks import when_imported
 from logagg.integrations.printing import (
@@ -160,8 +159,8 @@ def install(level: int | str) -> Console:
     logging.StreamHandler.__init_subclass__ = _own_emits(console)  # type: ignore[method-assign]
     console.root.watch()
     console.root.watch_handlers()
-    queue_handlers.install(console.handler, console.reaches)
-    printing_handlers.install(console.handler.emit)
+    queued = QueueHandlers(console.handler, console.reaches)
+    printing_handlers.install(console.handler.emit, queued.note)
     captured = [n for n in ("stdout", "stderr") if console.captures(getattr(sys, n))]
     timestamped_stdio.install(captured)
     traceback.print_exception = printed_exceptions.sending(

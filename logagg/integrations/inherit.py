@@ -23,7 +23,7 @@ from typing import Any
 from logagg.client.fast import log_calls
 from logagg.client.handler import Handler
 from logagg.integrations import celery, running_task
-from logagg.integrations.handlers import queue_handlers
+from logagg.integrations.handlers.queue_handlers import QueueHandlers
 from logagg.integrations.handlers.root_handler import RootHandler, RootPlace
 from logagg.integrations.import_hooks import when_imported
 from logagg.ipc.paths import SPOOL_NAME
@@ -197,7 +197,7 @@ def attach(level: int | str | None = None) -> bool:
     place = RootPlace(handler, reaches_log, yields=True)
     place.place()
     place.watch()
-    queue_handlers.install(handler, reaches_log)
+    QueueHandlers(handler, reaches_log)
     return True
 
 

@@ -20,7 +20,7 @@ from logagg.client.handler import Handler
 from logagg.client.sink_urls import absolute_url
 from logagg.errors import ClosedError, ConfigError, ConsumerGone
 from logagg.integrations import celery, inherit, running_task
-from logagg.integrations.handlers import queue_handlers
+from logagg.integrations.handlers.queue_handlers import QueueHandlers
 from logagg.integrations.handlers.root_handler import RootHandler, RootPlace
 from logagg.ipc import client_messages, launcher, paths
 from logagg.ipc.connection import PacketConnection, standard_streams
@@ -123,7 +123,7 @@ class start:  # noqa: N801 - reads as the verb that it is
             self._place = RootPlace(self._handler, inherit.reaches_log, yields=True)
             self._place.place()
             self._place.watch()
-        self._take_back.append(queue_handlers.install(sender, inherit.reaches_log))
+        self._take_back.append(QueueHandlers(sender, inherit.reaches_log).take_back)
         celery.install()
         running_task.install()
         inherit.hand_down()

@@ -214,6 +214,32 @@ with logagg.start("file:app.log"):
     assert [each["message"] for each in found] == ["n0", "n1", "n2"]
 
 
+def test_what_a_memory_handler_beside_the_roots_passes_on_arrives_once(
+    tmp_path: Path,
+) -> None:
+    """The root logger's handler has sent it; what it cannot send is passed on."""
+    program = """
+import logging, logging.handlers
+import logagg
+with logagg.start("file:app.log"):
+    logging.getLogger().setLevel("INFO")
+    buffer = logging.handlers.MemoryHandler(100, target=logagg.Handler())
+    logging.getLogger().addHandler(buffer)
+    alone = logging.getLogger("alone")
+    alone.addHandler(buffer)
+    alone.propagate = False
+    for number in range(3):
+        logging.info("n%d", number)
+        alone.info("a%d", number)
+    buffer.flush()
+    buffer.flush()
+"""
+    support.finish([sys.executable, "-c", program], cwd=tmp_path)
+    support.settled()
+    found = told(tmp_path / "app.log")
+    assert [each["message"] for each in found] == ["n0", "n1", "n2", "a0", "a1", "a2"]
+
+
 def test_a_handler_that_is_taken_off_by_hand_stays_off(tmp_path: Path) -> None:
     """That is what the program wants; a set-up of logging afterwards changes nothing."""
     program = """

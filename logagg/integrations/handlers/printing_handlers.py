@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
+from sys import getrefcount
 from typing import Any
 
 from logagg.dialects.plain_text import without_colours
@@ -167,8 +168,17 @@ def _as_printed(message: Any) -> logging.LogRecord:
     return logging.makeLogRecord(fields)
 
 
-def install(send: Callable[[logging.LogRecord], object]) -> None:
-    """Send the records of handlers that print on captured streams, from now on."""
+def install(
+    send: Callable[[logging.LogRecord], object],
+    note: Callable[[logging.LogRecord], object],
+) -> None:
+    """Send the records of handlers that print on captured streams, from now on.
+
+    Args:
+        send: Sends a record.
+        note: Gets each record that its handler has not let go: it may hold it back, and
+            give it to another handler later.
+    """
 
     def handle(self: logging.Handler, record: logging.LogRecord) -> Any:
         passed: Any = self.filter(record)
@@ -178,8 +188,11 @@ def install(send: Callable[[logging.LogRecord], object]) -> None:
             self.acquire()
             before = holding.by
             printed = holding.by = PrintedRecord(record, send)
+            references = getrefcount(record)
             try:
                 self.emit(record)
+                if getrefcount(record) > references:
+                    note(record)
             finally:
                 printed.close()
                 holding.by = before

@@ -7,8 +7,8 @@ the copy again. Otherwise the copy knows the record that it was made from, and i
 where the listener's handlers get it.
 
 A handler of the program's own kind may put the record itself into the queue, and a
-`MemoryHandler` has it in its buffer until its target gets it. Under `logagg run` it is
-remembered then, in this process.
+`MemoryHandler` has it in its buffer until its target gets it. It is remembered then, in
+this process; under `logagg run` so is what a handler of any other kind holds back.
 
 The text that the listener's own handlers write, to files for instance, is the same.
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import wraps
 from types import ModuleType
 from typing import Any
@@ -26,12 +27,12 @@ from logagg.client.handler import Handler
 from logagg.dialects.queued_records import QueuedText
 from logagg.integrations.import_hooks import when_imported
 
-__all__ = ["install", "sent_as_it_is"]
+__all__ = ["QueueHandlers", "sent_as_it_is"]
 
 
 class SentRecords:
-    """Records that were sent and are in a queue, not copied: a `QueueHandler` of the
-    program's own kind puts them there as they are.
+    """Records that were sent and are in a queue or a buffer, not copied: a `QueueHandler`
+    of the program's own kind, for one, puts them there as they are.
 
     Attributes:
         refs: By id, those that exist; mostly none.
@@ -58,7 +59,7 @@ class SentRecords:
 sent_as_it_is = SentRecords()
 
 
-class _QueueHandlers:
+class QueueHandlers:
     """Replaces `prepare` of all of them until it is taken back.
 
     Args:
@@ -76,6 +77,7 @@ class _QueueHandlers:
         when_imported("logging.handlers", self._replace)
 
     def take_back(self) -> None:
+        """Restore what was replaced."""
         self._active = False
         while self._undo:
             self._undo.pop()()
@@ -99,6 +101,9 @@ class _QueueHandlers:
         buffering: Any = module.BufferingHandler
         buffer = buffering.emit
         noting = buffering.emit = self._noting(buffer)
+        memory: Any = module.MemoryHandler
+        flush = memory.flush
+        skipping = memory.flush = self._skipping(flush)
 
         def undo() -> None:
             if kind.prepare is replacement:
@@ -107,6 +112,8 @@ class _QueueHandlers:
                 kind.enqueue = put
             if buffering.emit is noting:
                 buffering.emit = buffer
+            if memory.flush is skipping:
+                memory.flush = flush
             if vars(kind).get("__init_subclass__") is making:
                 del kind.__init_subclass__
                 if before is not None:
@@ -133,12 +140,30 @@ class _QueueHandlers:
     def _noting(self, original: Any) -> Any:
         @wraps(original)
         def take(handler: Any, record: Any) -> None:
-            itself = self._active and isinstance(record, logging.LogRecord)
-            if itself and type(record.msg) is not QueuedText and self._send(record):
-                sent_as_it_is.add(record)
+            if self._active and isinstance(record, logging.LogRecord):
+                self.note(record)
             original(handler, record)
 
         return take
+
+    def note(self, record: logging.LogRecord) -> None:
+        """Send a record that is held back, and remember it, if it reaches the log."""
+        if type(record.msg) is not QueuedText and self._send(record):
+            sent_as_it_is.add(record)
+
+    def _skipping(self, original: Any) -> Any:
+        """`flush` of a `MemoryHandler`; its target gets what was not sent yet."""
+
+        @wraps(original)
+        def flush(handler: Any) -> None:
+            with handler.lock or nullcontext():
+                target = handler.target
+                if self._active and target is not None and self._reaches(target):
+                    sent = sent_as_it_is.has
+                    handler.buffer = [r for r in handler.buffer if not sent(r)]
+                original(handler)
+
+        return flush
 
     def _send(self, record: logging.LogRecord) -> str:
         """Let the handlers that reach the log have the record; where it is sent now."""
@@ -162,18 +187,3 @@ def _handlers_of(record: logging.LogRecord) -> Iterator[logging.Handler]:
     while logger is not None:
         yield from list(logger.handlers)
         logger = logger.parent if logger.propagate else None  # type: ignore[assignment]
-
-
-def install(
-    sender: Handler, reaches: Callable[[logging.Handler], bool]
-) -> Callable[[], None]:
-    """Let every `QueueHandler` mark what it queues, from now on.
-
-    Args:
-        sender: A handler that sends to the log.
-        reaches: Whether a handler's records get to that log.
-
-    Returns:
-        What takes it back.
-    """
-    return _QueueHandlers(sender, reaches).take_back

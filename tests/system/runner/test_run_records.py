@@ -744,6 +744,47 @@ def test_records_that_are_queued_as_they_are_arrive_once(run: Any) -> None:
     assert sorted(found, key=str) == sorted(wanted, key=str)
 
 
+def test_records_that_a_handler_holds_back_arrive_once(run: Any) -> None:
+    """However often it gives them to a console handler; those of others as ever."""
+    run.write(
+        "app.py",
+        """
+        import logging
+
+        class Holding(logging.Handler):
+            def __init__(self, target):
+                super().__init__()
+                self.held, self.target = [], target
+            def emit(self, record):
+                self.held.append(record)
+            def flush(self):
+                for record in self.held:
+                    self.target.handle(record)
+
+        console = logging.StreamHandler()
+        handlers = [Holding(console), Holding(console)]
+        root = logging.getLogger()
+        for each in handlers:
+            root.addHandler(each)
+        for number in range(3):
+            logging.warning("held %d", number, extra={"order": number})
+        for each in handlers:
+            each.flush()
+            each.flush()
+        alone = logging.getLogger("alone")
+        alone.propagate = False
+        alone.addHandler(Holding(console))
+        alone.warning("once")
+        alone.handlers[0].flush()
+        """,
+    )
+
+    assert run.start("-w", 1, "app.py").wait(90) == 0
+
+    found = [(each[2], each[3]) for each in told(run.records())]
+    assert found == [("held 0", 0), ("held 1", 1), ("held 2", 2), ("once", None)]
+
+
 def test_an_error_of_a_handler_is_one_record(run: Any) -> None:
     """With the exception and the place of the call; the record itself arrives too."""
     run.write(
