@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from logagg.dialects.framework_records import parsed
     from logagg.dialects.loguru_messages import log_record, with_origin
     from logagg.dialects.rendered_events import event_fields, parse_event
-    from logagg.dialects.structlog_texts import rendered_event
+    from logagg.dialects.structlog_texts import remove_marks, rendered_event
     from logagg.dialects.traceback_text import exception_of
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "log_record",
     "parse_event",
     "parsed",
+    "remove_marks",
     "rendered_event",
     "with_origin",
 ]
@@ -35,6 +36,7 @@ _MODULES = {
     "log_record": "loguru_messages",
     "parse_event": "rendered_events",
     "parsed": "framework_records",
+    "remove_marks": "structlog_texts",
     "rendered_event": "structlog_texts",
     "with_origin": "loguru_messages",
 }

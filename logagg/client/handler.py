@@ -233,8 +233,8 @@ class Handler(logging.Handler):
                         fields[name] = attributes[name]
                     elif name not in _STANDARD_NAMES:
                         add_field(fields, name, attributes[name], redact=self._redact)
-                if not known and "_logger" in fields and "_name" in fields:
-                    del fields["_logger"], fields["_name"]  # structlog's own marks
+                if not known:
+                    dialects.remove_marks(fields, original.msg)
             if (
                 self._contextual
                 or _CONTEXTVARS in _modules

@@ -14,7 +14,10 @@ from collections.abc import Callable, Mapping
 from copy import copy
 from typing import Any
 
-__all__ = ["RenderedBytes", "RenderedText", "event_record", "keeping", "rendered_event"]
+__all__ = [
+    "LoguruText", "RenderedBytes", "RenderedText", "event_record", "keeping",
+    "remove_marks", "rendered_event",
+]  # fmt: skip
 
 Event = dict[str, Any]
 
@@ -31,6 +34,15 @@ class RenderedText(str):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return str, (str(self),)
+
+
+class LoguruText(RenderedText):
+    """The text that loguru gives to a handler of `logging`, of its message and fields.
+
+    Its traceback may show the values of variables, secrets among them.
+    """
+
+    __slots__ = ()
 
 
 class RenderedBytes(bytes):
@@ -95,6 +107,14 @@ def rendered_event(
     made.exc_info = record.exc_info or info
     made.exc_text = record.exc_text or text
     return fields, made
+
+
+def remove_marks(fields: Event, message: object) -> None:
+    """Take out of fields what structlog, or loguru, has put on a record for itself."""
+    if "_logger" in fields and "_name" in fields:
+        del fields["_logger"], fields["_name"]
+    if type(message) is LoguruText:
+        fields.pop("extra_" if "extra" in message.event else "extra", None)
 
 
 def event_record(event: Event, level: str) -> logging.LogRecord:

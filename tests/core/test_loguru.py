@@ -136,3 +136,43 @@ def test_what_logging_gives_to_loguru_is_one_record_with_its_fields(
     assert (last["message"], last["order"]) == ("by loguru", 8)
     assert last["logger"] == __name__
     assert "hunter2" not in str(paid)
+
+
+def test_what_loguru_passes_on_to_logging_has_its_fields(logger, log, shared, tmp_path):
+    """`PropagateHandler` of its manual; other handlers get the text that loguru made."""
+
+    class PropagateHandler(logging.Handler):
+        def emit(self, record):
+            own.handle(record)
+
+    own, _ = log
+    file = logging.FileHandler(tmp_path / "own.txt")
+    file.setFormatter(logging.Formatter("%(levelname)s %(extra)s %(message)s"))
+    own.addHandler(file)
+    logger.add(PropagateHandler(), format="{message}")
+    logger.bind(order=7, message="m", extra="e").info(
+        "paid {}", "x", password="hunter2"
+    )
+    token = "hunter2"
+    try:
+        [][len(token)]
+    except IndexError:
+        logger.bind(order=8).exception("failed")
+    own.removeHandler(file)
+    file.close()
+
+    paid, failed = shared.records()
+    assert (paid["message"], paid["order"], paid["password"]) == (
+        "paid x",
+        7,
+        "[redacted]",
+    )
+    assert (paid["message_"], paid["extra"]) == ("m", "e")
+    assert (failed["message"], failed["order"]) == ("failed", 8)
+    assert failed["exception"]["type"] == "IndexError"
+    assert "hunter2" not in str((paid, failed))
+    assert not [name for name in failed if name.startswith("extra")]
+    text = (tmp_path / "own.txt").read_text()
+    assert text.startswith("INFO {'order': 7, 'message': 'm'")
+    assert "paid x\n" in text
+    assert "hunter2" in text  # as loguru shows variables

@@ -1,10 +1,13 @@
-"""Events of structlog that are handed to `logging`, or printed, as a text.
+"""Events of structlog and loguru that are handed to `logging`, or printed, as a text.
 
 Whatever the last processor is, the text that it makes has the event with it from now on
 (`logagg.dialects.structlog_texts`); a handler sends that. Nothing else about structlog
 changes: what a program prints, or writes into files of its own, is the same; and a
 processor that walks the stack to the call (`CallsiteParameterAdder`) passes by the
 functions here, which seem to be structlog's own.
+
+loguru gives a handler of `logging` that is one of its sinks (`PropagateHandler` of its
+manual) a record with a text of message and traceback; that text has them apart with it.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from functools import wraps
 from types import FunctionType, ModuleType
 from typing import Any
 
-from logagg.dialects.structlog_texts import keeping
+from logagg.dialects.structlog_texts import LoguruText, keeping
 from logagg.integrations.import_hooks import when_imported
 
 __all__ = ["install"]
@@ -46,6 +49,7 @@ def install() -> None:
     if not _installed:
         _installed = True
         when_imported("structlog._base", _replace)
+        when_imported("loguru._simple_sinks", _replace_sink)
 
 
 def _replace(module: ModuleType) -> None:
@@ -56,6 +60,35 @@ def _replace(module: ModuleType) -> None:
         return original(bound_of(self, module), *args, **options)
 
     kind._process_event = wraps(original)(_as_of(module, process))
+
+
+class _LoguruMessage:
+    """A message of loguru's, as a sink reads it."""
+
+    __slots__ = ("_text", "record")
+
+    def __init__(self, message: Any) -> None:
+        self.record = message.record
+        event = dict(self.record["extra"])
+        if "message" in event:
+            event["message_"] = event["message"]
+        event["message"] = self.record["message"]
+        self._text = LoguruText(str(message))
+        self._text.event = event
+
+    def __str__(self) -> str:
+        return self._text
+
+
+def _replace_sink(module: ModuleType) -> None:
+    kind: Any = module.StandardSink
+    original = kind.write
+
+    @wraps(original)
+    def write(self: Any, message: Any) -> None:
+        original(self, _LoguruMessage(message))
+
+    kind.write = write
 
 
 def _as_of(module: ModuleType, made: Any) -> Callable[..., Any]:
