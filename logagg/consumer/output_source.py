@@ -27,7 +27,11 @@ from logagg.consumer.source import (
 )
 from logagg.core.merge import AsStamped
 from logagg.dialects.output_lines import OutputLines, split_threads
-from logagg.dialects.printed import printed_fields, printed_traceback
+from logagg.dialects.printed import (
+    indented_traceback,
+    printed_fields,
+    printed_traceback,
+)
 from logagg.ipc.protocol import StreamHello
 
 __all__ = ["OutputSource"]
@@ -161,9 +165,15 @@ class OutputSource:
         self._last = max(now_ns, self._last + 1)
         self._seq += 1
         fields: dict[str, Any] = {"logger": self.stream, "message": text}
-        traced = "\n" in text and not whole
-        take_apart = printed_traceback if traced else printed_fields
-        level, found = take_apart(text, redact=self._redact)
+        redact = self._redact
+        if "\n" not in text:
+            level, found = printed_fields(text, redact=redact)
+        elif whole:
+            level, found = indented_traceback(text, redact=redact) or printed_fields(
+                text, redact=redact
+            )
+        else:
+            level, found = printed_traceback(text, redact=redact)
         fields.update(found)
         level = level or self._level
         for name, given in self._names.items():

@@ -22,8 +22,9 @@ newlines, are the lines that went in.
 from __future__ import annotations
 
 import enum
+import itertools
 
-__all__ = ["MOST_LINES", "Tracebacks", "only_traceback"]
+__all__ = ["MOST_LINES", "Tracebacks", "has_header", "only_traceback"]
 
 MOST_LINES = 2000
 """A longer one is given out in pieces; a RecursionError has about 1,000 frames folded."""
@@ -32,6 +33,7 @@ _HEADER = "Traceback (most recent call last):"
 _GROUP = "+ Exception Group Traceback (most recent call last):"
 _FRAME = '  File "'
 _GROUP_FRAME = '  |   File "'
+_FRAMES = (_FRAME, _GROUP_FRAME)
 _LINKS = (
     "The above exception was the direct cause of the following exception:",
     "During handling of the above exception, another exception occurred:",
@@ -121,7 +123,7 @@ class Tracebacks:
         state = self._state
         begins = _begins(line)
         indented = line[:1] in (" ", "\t")
-        if state is _ParseState.HEADED and line.startswith((_FRAME, _GROUP_FRAME)):
+        if state is _ParseState.HEADED and line.startswith(_FRAMES):
             group = line.startswith(_GROUP_FRAME)
             self._state = _ParseState.GROUP if group else _ParseState.FRAMES
             return None
@@ -163,6 +165,14 @@ def only_traceback(lines: list[str]) -> tuple[int, int] | None:
             found = done, done + size
         done += size
     return found
+
+
+def has_header(lines: list[str]) -> bool:
+    """Whether a traceback begins in lines."""
+    return any(
+        _begins(line) or (line.endswith(_HEADER) and after.startswith(_FRAMES))
+        for line, after in itertools.pairwise((*lines, ""))
+    )
 
 
 def _begins(line: str) -> bool:

@@ -12,18 +12,29 @@ from typing import Any
 
 from logagg.core.record import RESERVED
 from logagg.core.secrets import scrubbed
+from logagg.core.tracebacks import has_header
 from logagg.dialects.access_logs import printed_access
 from logagg.dialects.foreign.conversion import adopt
 from logagg.dialects.plain_text import level_of_text, without_colours
 from logagg.dialects.rendered_events import parse_event
 from logagg.dialects.traceback_text import traceback_fields
 
-__all__ = ["is_one_text", "newest_state", "printed_fields", "printed_traceback"]
+__all__ = [
+    "indented_traceback",
+    "is_one_text",
+    "newest_state",
+    "printed_fields",
+    "printed_traceback",
+]
 
 _OWN = RESERVED - {"logger", "message", "exception", "stack", "level_number"}
 _LEVEL = re.compile(r"[a-z0-9_.+-]{1,32}")  # it stands in a line without being encoded
 _TRACEBACK = re.compile(
     r"(?:  \+ Exception Group )?Traceback \(most recent call last\):"
+)
+_INDENTED = re.compile(
+    r"^([ \t]*[|>]?[ \t]+)Traceback \(most recent call last\):\n\1  File \"",
+    re.MULTILINE,
 )
 _IN_FRAMES = re.compile(r'^[ |]*  File "', re.MULTILINE)
 _OVERWRITTEN = (
@@ -91,6 +102,31 @@ def printed_traceback(
     return level or "error", {**fields, "exception": found["exception"]}
 
 
+def indented_traceback(
+    text: str, *, redact: bool = True
+) -> tuple[str | None, dict[str, Any]] | None:
+    """Take a traceback apart whose lines all begin alike, and the text around it.
+
+    Returns:
+        As `printed_traceback`; None: there is no such traceback.
+    """
+    found = _INDENTED.search(text)
+    if found is None:
+        return None
+    indent = found[1]
+    lines = text[found.start() :].split("\n")
+    size = next(
+        (i for i, e in enumerate(lines) if not e.startswith(indent)), len(lines)
+    )
+    around = [text[: found.start()].rstrip("\n"), *lines[size:]]
+    traced = [around.pop(0), *(line.removeprefix(indent) for line in lines[:size])]
+    level, fields = printed_traceback("\n".join(traced), redact=redact)
+    after = "\n".join(around).strip()
+    if after:
+        fields["message"] += f"\n{after}"
+    return level, fields
+
+
 def is_one_text(lines: list[str]) -> bool:
     """Whether lines that one call has printed are a single text.
 
@@ -98,13 +134,13 @@ def is_one_text(lines: list[str]) -> bool:
     or if one overwrites itself: they are records of their own then.
     """
     for number, line in enumerate(lines):
-        if "\r" in line or line.endswith("Traceback (most recent call last):"):
+        if "\r" in line:
             return False
         if line[:1] == "{" and parse_event(line) is not None:
             return False
         if number and level_of_text(without_colours(line)) is not None:
             return False
-    return True
+    return not has_header(lines)
 
 
 def _states_level(event: dict[str, Any]) -> bool:

@@ -7,7 +7,12 @@ from typing import Any
 
 import pytest
 
-from logagg.dialects.printed import newest_state, printed_fields, printed_traceback
+from logagg.dialects.printed import (
+    indented_traceback,
+    newest_state,
+    printed_fields,
+    printed_traceback,
+)
 from logagg.dialects.traceback_text import traceback_fields
 
 LINES: dict[str, tuple[str | None, dict[str, Any]]] = {
@@ -133,6 +138,22 @@ def test_what_is_printed_before_a_traceback_is_the_message(
         assert fields["exception"]["type"] == type(error).__name__
         assert fields["exception"]["message"].startswith("no")
         assert fields["exception"]["stack"].strip() == trace.strip()
+
+
+@pytest.mark.parametrize("indent", ["\t", "    ", "  | ", "> "])
+def test_a_traceback_whose_lines_are_indented_is_taken_apart(indent: str) -> None:
+    """As Twisted and others write it after a line of their own."""
+    lines = printed(ValueError("no")).rstrip().split("\n")
+    text = "failed\n" + "\n".join(indent + line for line in lines)
+
+    for after, message in (("", ""), (f"\n{indent}", ""), ("\nmore", "\nmore")):
+        found = indented_traceback(text + after)
+        assert found is not None
+        level, fields = found
+        assert (level, fields["message"]) == ("error", f"failed{message}")
+        assert fields["exception"]["type"] == "ValueError"
+        assert fields["exception"]["stack"] == "\n".join(lines)
+    assert indented_traceback("failed\n  Traceback (most recent call last):\nx") is None
 
 
 def test_the_rest_of_a_traceback_has_no_message_before_it() -> None:

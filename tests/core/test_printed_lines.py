@@ -120,6 +120,12 @@ def test_several_lines_and_a_traceback_of_one_call_are_one_text() -> None:
         assert found[0] == "a"
 
 
+def test_an_indented_traceback_is_one_text_with_all_that_its_call_prints() -> None:
+    """It is no header where it stands; `printed.indented_traceback` takes it apart."""
+    text = "failed\n" + "".join(f"\t{line}\n" for line in TRACE.splitlines())
+    assert texts_of("a\n", text, "b\n") == ["a", text[:-1], "b"]
+
+
 def test_a_line_that_states_a_level_is_one_with_the_traceback_after_it() -> None:
     """As `logging` writes them in a program that knows nothing of logagg."""
     stated = "ERROR:root:bad\n"
