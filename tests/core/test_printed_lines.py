@@ -134,3 +134,24 @@ def test_a_line_that_states_a_level_is_one_with_the_traceback_after_it() -> None
     ]  # fmt: skip
     assert texts_of("a\n" + TRACE, printed=False) == ["a", TRACE[:-1]]
     assert texts_of(TRACE + TRACE, printed=False) == [TRACE[:-1], TRACE[:-1]]
+
+
+def test_a_progress_bar_shows_its_newest_state_at_most_every_few_seconds() -> None:
+    """And its last one; a line after it is a line."""
+    found: list[tuple[str, bool]] = []
+
+    def record(text: str, _: int, *, progress: bool = False, **__: bool) -> bytes:
+        found.append((text, progress))
+        return b""
+
+    lines = OutputLines(lambda: 0, record)
+    second, per_second = 1_000_000_000, 20
+    for n in range(12 * per_second):
+        lines.feed(b"\r%4d |##|" % n, (n + 1) * second // per_second)
+    lines.feed(b"\rdone |##|\nafter\n", 13 * second)
+    lines.end(14 * second)
+
+    states = [text for text, progress in found if progress]
+    assert states == [" 101 |##|", " 201 |##|"]
+    assert found[-2:] == [("done |##|", False), ("after", False)]
+    assert len(found) == 4
