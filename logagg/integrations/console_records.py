@@ -30,6 +30,7 @@ Nothing here is undone: it belongs to a worker process, from its start to its en
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -83,6 +84,7 @@ class Console:
     def __init__(self, handler: RootHandler) -> None:
         self.handler = handler
         self._captured = _captured_files()
+        self._printed = frozenset(self._captured)  # by this process itself
         self.root = RootPlace(handler, self.reaches)
 
     def captures(self, stream: object) -> bool:
@@ -100,6 +102,10 @@ class Console:
         except (AttributeError, OSError, ValueError):
             return ""
 
+    def name_of_own(self, stream: object) -> str:
+        """As `name_of`, but nothing for a stream that has its text for others, too."""
+        return "" if self.passes_on(stream) else self.name_of(stream)
+
     def capture(self, stream: Any) -> None:
         """Count a stream as captured: another process writes its text to stderr."""
         self._captured[_file_of(stream.fileno())] = "stderr"
@@ -113,13 +119,33 @@ class Console:
 
         @wraps(emit)
         def routed(handler: Any, record: logging.LogRecord) -> None:
-            if self.captures(_stream_of(handler)):
-                if not sent_as_it_is.refs or not sent_as_it_is.has(record):
-                    self.handler.emit(record)
+            stream = _stream_of(handler)
+            if self.passes_on(stream):
+                with printing_handlers.held(record, self.send):
+                    emit(handler, record)
+            elif self.captures(stream):
+                self.send(record)
             else:
                 emit(handler, record)
 
         return routed
+
+    def send(self, record: logging.LogRecord) -> None:
+        """Send a record, unless it was sent when a handler held it back."""
+        if not sent_as_it_is.refs or not sent_as_it_is.has(record):
+            self.handler.emit(record)
+
+    def passes_on(self, stream: Any) -> bool:
+        """Whether a stream is of the program's own kind, and may print what it is given.
+
+        It has no file of its own: none, or that of the stream that it prints on.
+        """
+        if stream is None or isinstance(stream, io.IOBase):
+            return False
+        try:
+            return _file_of(stream.fileno()) in self._printed
+        except (AttributeError, OSError, ValueError):
+            return hasattr(stream, "write")
 
 
 def install_worker(level: int | str) -> Console:
@@ -164,10 +190,10 @@ def install(level: int | str) -> Console:
     captured = [n for n in ("stdout", "stderr") if console.captures(getattr(sys, n))]
     timestamped_stdio.install(captured)
     traceback.print_exception = printed_exceptions.sending(
-        traceback.print_exception, console.name_of, console.handler.handle
+        traceback.print_exception, console.name_of_own, console.handler.handle
     )
-    handler_errors.install(console.captures, console.handler.handle)
-    printed_warnings.install(console.captures, console.handler.handle)
+    handler_errors.install(console.name_of_own, console.handler.handle)
+    printed_warnings.install(console.name_of_own, console.handler.handle)
     when_imported("rich.logging", lambda module: _rich(console, module))
     when_imported("loguru._logger", lambda module: _loguru(console, module))
     when_imported("logbook.handlers", lambda module: _logbook(console, module))
@@ -263,6 +289,9 @@ def _loguru(console: Console, module: ModuleType) -> None:
         handler = None
         if isinstance(sink, logging.Handler) and not isinstance(sink, Handler):
             handler = sink
+        if not isinstance(sink, logging.Handler) and console.passes_on(sink):
+            passed = printing_handlers.StreamThatPrints(sink, send)
+            return add(self, passed, **options)
         if not (console.captures(sink) or (handler and console.reaches(handler))):
             return add(self, sink, **options)
         kept = {k: v for k, v in options.items() if k in ("level", "filter", "catch")}

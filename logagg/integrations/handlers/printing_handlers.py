@@ -6,6 +6,9 @@ stream is held until the line ends. The line that has the record's message in it
 text of its exception, stand for the record, which is sent in their place; anything else
 goes on as the text that it is. A handler that prints something else has its text as ever.
 
+So it is with a `StreamHandler` or a sink of loguru's on a stream of the program's own
+kind that passes on what it is given: a tee has its text, and the log has the record.
+
 `handle` is replaced, and its code has the file name of `logging`'s own: what a handler
 finds when it walks the stack (loguru's recipe does) is as before.
 """
@@ -16,8 +19,8 @@ import io
 import logging
 import re
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import wraps
 from sys import getrefcount
 from typing import Any
@@ -26,7 +29,7 @@ from logagg.dialects.plain_text import without_colours
 from logagg.dialects.rendered_events import parse_event
 from logagg.integrations.printing.timestamped_stdio import holding
 
-__all__ = ["PrintedRecord", "install"]
+__all__ = ["PrintedRecord", "StreamThatPrints", "held", "install", "sink_that_prints"]
 
 _NEW_RECORDS = sys.version_info >= (3, 12)  # a filter may give another record
 
@@ -135,6 +138,41 @@ def _exception_of(record: logging.LogRecord) -> str | None:
     return logging.Formatter().formatException(record.exc_info)
 
 
+@contextmanager
+def held(
+    record: logging.LogRecord, send: Callable[[Any], object]
+) -> Iterator[PrintedRecord]:
+    """Within, what this thread prints of a record is held, and the record is sent."""
+    before = holding.by
+    printed = holding.by = PrintedRecord(record, send)
+    try:
+        yield printed
+    finally:
+        printed.close()
+        holding.by = before
+
+
+class StreamThatPrints:
+    """A stream that loguru writes to, and that may print what it is given.
+
+    Args:
+        stream: The stream, of the program's own kind.
+        send: Sends a message of loguru's.
+    """
+
+    def __init__(self, stream: Any, send: Callable[[Any], object]) -> None:
+        self._stream = stream
+        self._send = send
+
+    def write(self, message: Any) -> None:
+        """Write a message; the record goes to the log in place of what is printed."""
+        with held(_as_printed(message), lambda _: self._send(message)):
+            self._stream.write(message)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def sink_that_prints(
     sink: Callable[[Any], None], send: Callable[[Any], object]
 ) -> Callable[[Any], None]:
@@ -147,14 +185,8 @@ def sink_that_prints(
 
     @wraps(sink)
     def sink_or_send(message: Any) -> None:
-        before = holding.by
-        record = _as_printed(message)
-        printed = holding.by = PrintedRecord(record, lambda _: send(message))
-        try:
+        with held(_as_printed(message), lambda _: send(message)):
             sink(message)
-        finally:
-            printed.close()
-            holding.by = before
 
     return sink_or_send
 

@@ -19,14 +19,14 @@ _LONGEST = 1000  # characters of the message that is quoted
 
 
 def install(
-    captures: Callable[[object], bool], handle: Callable[[logging.LogRecord], object]
+    name_of: Callable[[object], str], handle: Callable[[logging.LogRecord], object]
 ) -> None:
     """Make one record of each error that a handler would print, from now on.
 
     A handler with a `handleError` of its own is left alone.
 
     Args:
-        captures: Whether a stream is captured.
+        name_of: The name of a stream that is captured; empty: it is not.
         handle: Sends a record.
     """
     original = logging.Handler.handleError
@@ -35,7 +35,7 @@ def install(
     @wraps(original)
     def handle_error(self: logging.Handler, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
-        wanted = logging.raiseExceptions and captures(sys.stderr)
+        wanted = logging.raiseExceptions and name_of(sys.stderr)
         # An error of what sends the record is printed.
         if not wanted or error is None or getattr(busy, "on", False):
             original(self, record)

@@ -19,12 +19,12 @@ _PRINTS = "_showwarnmsg_impl"
 
 
 def install(
-    captures: Callable[[object], bool], handle: Callable[[logging.LogRecord], object]
+    name_of: Callable[[object], str], handle: Callable[[logging.LogRecord], object]
 ) -> None:
     """Make each warning that would be printed one record of `py.warnings` from now on.
 
     Args:
-        captures: Whether a stream is captured.
+        name_of: The name of a stream that is captured; empty: it is not.
         handle: Sends a record.
     """
     original = getattr(warnings, _PRINTS, None)
@@ -32,7 +32,7 @@ def install(
         return
 
     def show(warning: Any) -> None:
-        if warning.file is None and captures(sys.stderr):
+        if warning.file is None and name_of(sys.stderr):
             handle(_record(warning))
         else:
             original(warning)

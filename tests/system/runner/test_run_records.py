@@ -744,6 +744,90 @@ def test_records_that_are_queued_as_they_are_arrive_once(run: Any) -> None:
     assert sorted(found, key=str) == sorted(wanted, key=str)
 
 
+TEE = """
+    import codecs, logging, sys, traceback, warnings
+    class Tee:
+        def __init__(self, *files):
+            self.files = files
+        def write(self, text):
+            for each in self.files:
+                each.write(text)
+        def flush(self):
+            for each in self.files:
+                each.flush()
+    class Passing(Tee):
+        def __getattr__(self, name):
+            return getattr(self.files[0], name)
+    file = open("tee.txt", "a")
+    sys.stderr = MADE
+    LOG
+    try:
+        1 / 0
+    except ZeroDivisionError:
+        traceback.print_exc()
+    warnings.warn("odd")
+    sys.stderr.flush()
+"""
+BY_LOGGING = """
+    logging.basicConfig(level="INFO", force=True, format="%(asctime)s %(message)s")
+    logging.info("paid %d", 7, extra={"order": 7})
+    logging.error("failed")
+"""
+BY_LOGURU = """
+    from loguru import logger
+    logger.remove()
+    logger.add(sys.stderr)
+    logger.bind(order=7).info("paid 7")
+    logger.error("failed")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("made", "library"),
+    [
+        ("Tee(sys.stderr, file)", "logging"),
+        ("Passing(sys.stderr, file)", "logging"),
+        ("codecs", "logging"),
+        ("Passing(sys.stderr, file)", "loguru"),
+    ],
+)
+def test_what_is_logged_on_a_stream_of_the_programs_own_arrives_once(
+    run: Any, made: str, library: str
+) -> None:
+    """A tee, or a writer around the stream; its file has all that it has without logagg."""
+    by = textwrap.dedent(BY_LOGGING if library == "logging" else BY_LOGURU)
+    program = textwrap.dedent(TEE).replace("LOG\n", f"{by}\n")
+    writer = 'codecs.getwriter("utf-8")(sys.stderr.buffer)'
+    run.write("app.py", program.replace("MADE", writer if made == "codecs" else made))
+
+    assert run.start("-w", 1, "app.py").wait(90) == 0
+
+    found = [each for each in run.records() if each["logger"] != "logagg"]
+    (warned,) = [each for each in found if "Warning" in each["message"]]
+    said = [
+        (each["level"], each["message"], each.get("order"))
+        for each in found
+        if each is not warned
+    ]
+    assert sorted(said, key=str) == sorted(
+        [
+            ("info", "paid 7", 7),
+            ("error", "failed", None),
+            ("error", "ZeroDivisionError: division by zero", None),
+        ],
+        key=str,
+    )
+    assert warned["level"] == "warning"
+    assert "UserWarning: odd" in warned["message"]
+    (traced,) = [each["exception"] for each in found if "exception" in each]
+    assert traced["type"] == "ZeroDivisionError"
+    if made != "codecs":
+        text = (run.directory / "tee.txt").read_text()
+        for part in ("paid 7\n", "failed\n", "Traceback (most", "UserWarning: odd\n"):
+            assert text.count(part) == 1
+
+
 def test_records_that_a_handler_holds_back_arrive_once(run: Any) -> None:
     """However often it gives them to a console handler; those of others as ever."""
     run.write(
