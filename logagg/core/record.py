@@ -51,7 +51,8 @@ PARSED_LOGGERS = frozenset(
     (
         "_granian.utils", "aiohttp.access", "django.server", "granian.access",
         "gunicorn.access", "hypercorn.access", "py.warnings", "rq.worker",
-        "uvicorn.access", "uvicorn.error", "waitress.access", "werkzeug", "wsgi",
+        "tornado.access", "uvicorn.access", "uvicorn.error", "waitress.access",
+        "werkzeug", "wsgi",
     )
 )  # fmt: skip
 """Loggers whose records `logagg.dialects.framework_records` takes apart."""

@@ -1,8 +1,8 @@
 """Access logs of web servers taken apart into fields. Pure.
 
 A server's access line is a text; what it was made from is in the record's arguments
-(gunicorn, uvicorn, hypercorn, granian, django), in its extra fields (aiohttp), or in the
-text alone (werkzeug, waitress). The fields have one set of names for all servers:
+(gunicorn, uvicorn, hypercorn, granian, django, tornado), in its extra fields (aiohttp),
+or in the text alone (werkzeug, waitress). The fields have one set of names for all:
 
     method path query status duration_ms bytes client
 
@@ -128,6 +128,19 @@ def _django(record: LogRecord) -> Fields:
     return {**_request(line), "status": _number(status), "bytes": _number(size)}
 
 
+def _tornado(record: LogRecord) -> Fields:
+    status, summary, milliseconds = record.args  # type: ignore[misc]
+    request, _, client = str(summary).rpartition(" (")
+    method, _, target = request.partition(" ")
+    return {
+        "method": method,
+        **_target(target),
+        "status": _number(status),
+        "duration_ms": round(float(milliseconds), 3),  # type: ignore[arg-type]
+        "client": client.rstrip(")"),
+    }
+
+
 def _common(record: LogRecord) -> Fields:
     found = _COMMON.match(_ESCAPES.sub("", record.getMessage()))
     return _fields_of_common(found) if found else {}
@@ -160,6 +173,7 @@ _PARSERS: dict[str, Callable[[LogRecord], Fields]] = {
     "granian.access": _granian,
     "gunicorn.access": _atoms,
     "hypercorn.access": _atoms,
+    "tornado.access": _tornado,
     "uvicorn.access": _uvicorn,
     "waitress.access": _common,
     "werkzeug": _common,

@@ -88,6 +88,12 @@ RECORDS = [
     ),
     (
         record(
+            "tornado.access", "%d %s %.2fms", 200, "GET /x?a=1 (10.0.0.1)", 1.5004
+        ),
+        COMMON | {"client": "10.0.0.1", "duration_ms": 1.5},
+    ),
+    (
+        record(
             "waitress.access",
             '10.0.0.1 - - [29/Nov/2026:10:00:00 +0000] "GET /x?a=1 HTTP/1.1" 200 2',
         ),
@@ -118,6 +124,7 @@ def test_every_server_gives_the_same_fields(
         record("granian.access", "%(x)s", {"x": 1}),
         record("aiohttp.access", "no extras"),
         record("django.server", "Watching for file changes"),
+        record("tornado.access", "%s", "odd"),
         record("werkzeug", "Running on http://127.0.0.1"),
         record("shop", '10.0.0.1 - - [x] "GET / HTTP/1.1" 200 2'),
     ],
