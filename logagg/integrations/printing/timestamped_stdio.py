@@ -49,7 +49,8 @@ class _Holding(threading.local):
     """Per thread: who takes what it prints; None: it is written.
 
     Attributes:
-        unfinished: The descriptor on which it has begun a line; 0: none.
+        unfinished: The descriptor on which it has begun a line that does not overwrite
+            itself; 0: none.
     """
 
     by: Holder | None = None
@@ -87,7 +88,8 @@ class _MarkedStream(io.FileIO):
         text = bytes(data)
         holder = holding.by
         if text and holder is None:
-            holding.unfinished = 0 if text[-1] == _NEWLINE else self.fileno()
+            goes_on = text[-1] != _NEWLINE and b"\r" not in text
+            holding.unfinished = self.fileno() if goes_on else 0
         plain = get_ident() == _plain.thread
         if b"\n" in text or holder is not None or not plain:
             status = os.fstat(self.fileno())

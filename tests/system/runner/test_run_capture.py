@@ -225,13 +225,18 @@ def test_a_traceback_on_stdout_is_one_record(run: Any) -> None:
 
 
 def test_a_progress_bar_is_one_short_record(run: Any) -> None:
-    """Its states overwrite each other, as on a terminal."""
+    """Its states overwrite each other, as on a terminal; it is no text before a traceback."""
     run.write(
         "app.py",
         """
-        import sys
+        import sys, traceback
         for n in range(101):
             sys.stderr.write(f"\\r{n:3}%|{'#' * (n // 2):50}|")
+            if n == 50:
+                try:
+                    raise ValueError("odd") from KeyError("k")
+                except ValueError:
+                    traceback.print_exc()
         sys.stderr.write("\\n")
         print("after", file=sys.stderr)
         """,
@@ -239,7 +244,11 @@ def test_a_progress_bar_is_one_short_record(run: Any) -> None:
 
     assert run.start("-w", 1, "app.py").wait(25) == 0
 
-    bar, after = run.messages(stream="stderr")
+    found = run.records(stream="stderr")
+    (odd,) = [each for each in found if "exception" in each]
+    assert odd["message"] == "ValueError: odd"
+    assert odd["exception"]["cause"]["type"] == "KeyError"
+    bar, after = [each["message"] for each in found if each is not odd]
     assert bar == "100%|" + "#" * 50 + "|"
     assert after == "after"
 
