@@ -155,3 +155,38 @@ def test_a_progress_bar_shows_its_newest_state_at_most_every_few_seconds() -> No
     assert states == [" 101 |##|", " 201 |##|"]
     assert found[-2:] == [("done |##|", False), ("after", False)]
     assert len(found) == 4
+
+
+LINES = [
+    *TRACE.splitlines(), "", "plain", "INFO: b", "failed: " + TRACE.splitlines()[0],
+    "  + Exception Group Traceback (most recent call last):", '  |   File "x.py", line 1',
+    "During handling of the above exception, another exception occurred:", "\tindented",
+]  # fmt: skip
+CALLS = st.lists(
+    st.tuples(st.booleans(), st.lists(st.sampled_from(LINES), min_size=1, max_size=8)),
+    max_size=12,
+)
+
+
+@given(CALLS, st.lists(st.integers(1, 200), max_size=20))
+def test_no_line_is_lost_however_it_is_joined(
+    calls: list[tuple[bool, list[str]]], sizes: list[int]
+) -> None:
+    """Printed by Python code or not, and read in pieces of any size."""
+    found: list[str] = []
+
+    def record(text: str, _: int, **__: bool) -> bytes:
+        found.append(text)
+        return b""
+
+    data = b""
+    for number, (printed, lines) in enumerate(calls):
+        text = "".join(f"{line}\n" for line in lines).encode()
+        data += mark_printed(text, number + 1) if printed else text
+    joined = OutputLines(lambda: 0, record)
+    for size in (*sizes, len(data)):
+        joined.feed(data[:size], 100)
+        data = data[size:]
+    joined.end(200)
+
+    assert "\n".join(found) == "\n".join(line for _, lines in calls for line in lines)
