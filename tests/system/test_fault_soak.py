@@ -309,8 +309,10 @@ class Round:
         pid = self.chance.choice(pids)
         with suppress(OSError):
             old = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-            used = max(int(fd.name) for fd in Path(f"/proc/{pid}/fd").iterdir())
-            few = used + self.chance.randint(0, 3)
+            used = [int(fd.name) for fd in Path(f"/proc/{pid}/fd").iterdir()]
+            if not used:  # it has just ended
+                return
+            few = max(used) + self.chance.randint(0, 3)
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (few, old[1]))
             self.sockets_may_stay |= self.scene == "starters"  # it may just begin
             self.note("EMFILE", f"{pid} at {few}")
