@@ -52,9 +52,9 @@ MUTATIONS: dict[str, list[Change]] = {
         Change(
             "logagg.client.attachment",
             "            with no_fork:\n"
-            "                fresh, path = self._destination.connect()\n",
+            "                fresh, path = self._destination.connect(known)\n",
             "            if True:\n"
-            "                fresh, path = self._destination.connect()\n",
+            "                fresh, path = self._destination.connect(known)\n",
         ),
     ],
     "an exception in a log call leaves its state as it was": [
@@ -76,6 +76,13 @@ MUTATIONS: dict[str, list[Change]] = {
             "                    self._busy = False\n"
             "                    self._send_queued()\n"
             "                    return\n",
+        ),
+    ],
+    "a record of a handler is lost in the repair after an exception": [
+        Change(
+            "logagg.client.transport",
+            "            before = max(self.seq, self.delivery.newest)\n",
+            "            before = self.seq\n",
         ),
     ],
     "the end of a close discards what a signal handler logged in it": [
