@@ -51,17 +51,18 @@ def test_the_checker_finds_what_contradicts_the_causes(lines, complaint):
 
 
 @pytest.mark.parametrize(
-    "cause",
+    "after",
     [
-        line("a", 0, 1, late=True, received=5),
-        line("a", 0, 1, received=1),
-        line("a", 0, 1, received=5),
+        [line("a", 0, 2, late=True, received=5)],
+        [line("a", 0, 2, received=1)],
+        [line("a", 0, 2, received=5)],
+        [line("c", 0, 1, received=1), line("a", 0, 2, received=5)],
     ],
-    ids=["late", "spooled", "another consumer"],
+    ids=["late", "spooled", "another consumer", "another consumer after its spool"],
 )
-def test_the_checker_excuses_what_the_file_shows(cause):
+def test_the_checker_excuses_what_the_file_shows(after):
     """A late line, one that waited in a spool, the first lines of another consumer."""
-    found = check_causes([line("b", 0, 2, ["a", 0]), cause])
+    found = check_causes([line("b", 0, 3, ["a", 0], received=3), *after])
 
     assert (found.excused, found.wrong) == (1, [])
 

@@ -48,19 +48,17 @@ class Causes:
 
 
 def goes_back(lines: Iterable[bytes]) -> Iterator[int]:
-    """The places of lines that are older than the line before them.
+    """The places of lines that are older than the line before them, late ones apart.
 
-    A line may say that it is late, and what waited in a spool was received earlier than
-    what another consumer wrote meanwhile.
+    Each is where another consumer goes on: with what its workers have sent to it, or
+    with what waited in its spool for the file, which a third one wrote meanwhile.
     """
-    before, received = b"", b""
+    before = b""
     for place, line in enumerate(lines):
-        if b',"late":true' in line:
-            continue
-        at = _received(line)
-        if line[:TIMESTAMP] < before and at >= received:
-            yield place
-        before, received = line[:TIMESTAMP], at
+        if b',"late":true' not in line:
+            if line[:TIMESTAMP] < before:
+                yield place
+            before = line[:TIMESTAMP]
 
 
 def check_causes(lines: list[bytes]) -> Causes:
