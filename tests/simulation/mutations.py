@@ -66,6 +66,7 @@ MUTATIONS: dict[str, list[Change]] = {
             "                if broken.state is not _CLOSED:\n"
             "                    broken.state = _BROKEN\n"
             "                if max(self.seq, broken.newest) == queued_after:\n",
+            "                broken = self.delivery\n"
             "                if max(self.seq, broken.newest) == queued_after:\n",
         ),
     ],
