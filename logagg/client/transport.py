@@ -170,7 +170,7 @@ class Transport:
                         elif not self._has_more:
                             return
                     elif self._resume():
-                        continue  # the consumer's clock may be another one
+                        continue  # with a stamp of the consumer's clock
                     else:
                         delivery.spool(line, seq)
                         self.seq = seq
@@ -218,11 +218,11 @@ class Transport:
         return now
 
     def _resume(self) -> bool:
-        """Try to return to the pipe."""
-        delivery = self.delivery
+        """Try to return to the pipe; True also when the clock is another one now."""
+        delivery, offset = self.delivery, self.delivery.offset
         resumed = delivery.resume()
         self._has_more |= bool(delivery.notices.waiting)
-        return resumed
+        return resumed or delivery.offset != offset
 
     def _ready(self) -> LineDelivery:
         """The delivery: another one after close, and whole after an exception."""

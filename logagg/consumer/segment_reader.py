@@ -18,7 +18,7 @@ from logagg.client.spool_writer import (
     orphans,
 )
 from logagg.consumer.source import CHUNK_BYTES
-from logagg.core.line import KEY_END, MAX_LINE_BYTES, PREFIX
+from logagg.core.line import KEY_END, MAX_LINE_BYTES, PREFIX, seq_of
 from logagg.core.sequence import Sequence
 from logagg.ipc import failpoints, paths
 from logagg.ipc.protocol import SegmentNotice
@@ -85,6 +85,7 @@ class SegmentReader:
         self._tail: list[bytes] = []
         self._tail_bytes = 0
         self._is_too_long = False
+        self._newest = 0  # the highest seq of the lines that were read
 
     @classmethod
     def of_kept(cls, descriptor: int) -> SegmentReader:
@@ -116,6 +117,7 @@ class SegmentReader:
                 break
             self._offset += len(chunk)
             self.lines = self._split(chunk)
+            self._newest = max([self._newest, *map(seq_of, self.lines[-1:])])
         return bool(self.lines)
 
     def _split(self, chunk: bytes) -> list[bytes]:
@@ -161,10 +163,13 @@ class SegmentReader:
         return start if start.startswith(PREFIX) and len(start) == KEY_END else b""
 
     def is_safe(self, acknowledged: int) -> bool:
-        """Whether it was read to its end, and all of it is acknowledged."""
+        """Whether it was read to its end, and all of it is acknowledged.
+
+        The last seq of what a process has left is known only when it was read.
+        """
         if not self.at_end or self.is_lost or self.last is None:
             return False
-        return self.last <= acknowledged
+        return max(self.last, self._newest) <= acknowledged
 
     def close(self) -> None:
         """Read nothing more. May be called twice."""

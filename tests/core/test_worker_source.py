@@ -692,6 +692,19 @@ def test_a_segment_without_newlines_costs_neither_memory_nor_a_long_pause(
     assert reader.at_end
 
 
+@pytest.mark.parametrize("last", [0, 2])
+def test_what_a_process_has_left_is_safe_when_its_newest_record_is(tmp_path, last):
+    """Read is not written: of a segment with an unknown end (0) its lines say which."""
+    path = tmp_path / "1-a-1.spool"
+    path.write_bytes(b"".join(line(n) + b"\n" for n in (1, 2)))
+    reader = SegmentReader(str(path), last)
+    while reader.pull():
+        reader.lines = []
+
+    assert reader.at_end
+    assert [reader.is_safe(seq) for seq in (0, 1, 2)] == [False, False, True]
+
+
 def test_one_read_has_a_bound_whatever_a_process_sends(rig):
     """A hole before each line, many messages: the rest waits for the next cycle."""
     here = rig()

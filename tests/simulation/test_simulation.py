@@ -22,6 +22,7 @@ import mutations
 import scene
 from draws import draw
 
+FOUND = (2846, 3300, 7252, 7562, 9360, 9443)
 QUICK = 10
 SEEDS = 2_000
 CHUNK = 50
@@ -54,6 +55,12 @@ def play(first: int, count: int) -> None:
 def test_a_few_seeds() -> None:
     """The quick part: enough to see that the simulation runs."""
     play(0, QUICK)
+
+
+@pytest.mark.parametrize("seed", FOUND)
+def test_a_seed_that_found_a_fault(seed: int) -> None:
+    """They are beyond those of every check, and each of those faults is gone."""
+    play(seed, 1)
 
 
 @pytest.mark.slow
