@@ -112,7 +112,7 @@ class Pattern:
         return self._timed(text, self.regex.search) is not None
 
     def sub(self, replacement: str, text: str) -> tuple[str, int]:
-        """Replace all that it matches.
+        """Replace all that it matches; matches that touch may be replaced as one.
 
         Raises:
             SearchTimeout: That took too long.
@@ -123,7 +123,7 @@ class Pattern:
                 text, functools.partial(self.regex.subn, replacement)
             )
             return found
-        if isinstance(linear, Guarded) and linear.is_safe:
+        if isinstance(linear, Guarded):
             return linear.sub(replacement, text)
         # Where there are many matches, the first comes soon.
         if not linear.search(text[:_SAMPLE]) and not linear.search(text):
@@ -132,8 +132,6 @@ class Pattern:
             self._runs = Runs(self.tree, self.regex.flags)
         if self._runs.are_short(text):
             return self.regex.subn(replacement, text)
-        if isinstance(linear, Guarded):
-            return linear.sub(replacement, text)
         try:
             return linear.sub(replacement, text)
         except TooLong:

@@ -175,5 +175,5 @@ def test_many_matches_are_replaced_without_the_automaton(
             regex.build(pattern, ignore_case=False).sub("#", text * 400)
     assert [text[:20] for text in used] == []
 
-    regex.build(r"\+?\d[\d -]{7,}\d").sub("#", "123456789, " + "1" * 16_000)
+    regex.build(r"\S+@\S+").sub("#", "a@b, " + "1" * 16_000)
     assert used

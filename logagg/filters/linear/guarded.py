@@ -7,29 +7,46 @@ the repeat becomes possessive. And where the pattern begins with a repeat, a mat
 begins within a run of its characters could begin at the run's start as well: only there
 it is tried (after `\\b`, at the first boundary in the run).
 
+A pattern may also begin with one of the run's characters (`\\d[\\d ]+`): then at the
+first such character in the run. If no match begins there, none begins later in the run:
+it would be the same one, or shorter.
+
 Each later repeat must stand after one character that is not in it. So it begins to read
 at the start of a run only, from where there is one way back to the start of the match:
 a character is read once for each item of the pattern.
 
-The same matches are found, with one exception: the next match may begin where the last
-one ended, within a run. Where that can happen the text is searched step by step.
+All that `re` matches is found. Where the next match can begin within the run in which
+the last one ended (`a@b.cc+d@e.ff`), they are one, with what is between them.
 """
 
 from __future__ import annotations
 
 import re
-from re import _compiler, _parser  # type: ignore[attr-defined]  # no public ones
-from re import _constants as sre  # type: ignore[attr-defined]
-from typing import Any
+from re import _constants as sre  # type: ignore[attr-defined]  # no public parser
+from typing import Any, TypeAlias
 
-from logagg.filters.charsets import characters_of, first_of, parts_of
+from logagg.filters.charsets import can_be_empty, characters_of, first_of, parts_of
+from logagg.filters.linear.parsed import (
+    asserts,
+    compiled,
+    is_ascii,
+    is_exact,
+    literals,
+    longest,
+    nodes,
+    skip,
+    without_groups,
+)  # fmt: skip
 
 __all__ = ["Guarded", "UnguardedPattern"]
 
 _WAYS = 16
 _LENGTH = 20
-_TOUCHING = 2  # the group that marks an end within a run
-_WORD = [(sre.IN, [(sre.CATEGORY, sre.CATEGORY_WORD)])]
+_ONE_WAY = (
+    sre.LITERAL, sre.NOT_LITERAL, sre.ANY, sre.IN, sre.POSSESSIVE_REPEAT, sre.SUBPATTERN,
+)  # fmt: skip
+_WORD = (sre.IN, [(sre.CATEGORY, sre.CATEGORY_WORD)])
+_Divided: TypeAlias = tuple[list[Any], list[Any], Any, list[Any]]
 
 
 class UnguardedPattern(Exception):
@@ -44,7 +61,6 @@ class Guarded:
         flags: Its flags, those in the pattern included.
 
     Attributes:
-        is_safe: No match can begin within a run in which another one ended.
         items: The form that is compiled.
 
     Raises:
@@ -55,103 +71,145 @@ class Guarded:
         if flags & (re.ASCII | re.LOCALE):
             raise UnguardedPattern
         self._ignore_case = bool(flags & re.IGNORECASE)
-        self._flags = flags
         self._ways = 1
+        self._is_prefixed = False
         self.items: list[Any]
-        self.is_safe = True
-        self._prefixed = False
-        items = _without_groups(list(tree))
-        if not items or (self._ignore_case and not _is_ascii(items)):
+        items = without_groups(list(tree))
+        if not items or (self._ignore_case and not is_ascii(items)):
             raise UnguardedPattern
-        if self._set_or_none(items[0]) is None and any(map(self._is_run, items[:2])):
-            self._guard(*self._divided(items))
+        divided = self._divided(items)
+        if divided is not None:
+            self._guard(*divided)
+        elif self._is_run(items[1 % len(items)]) and not self._is_one(items[0]):
+            raise UnguardedPattern
         else:
             self.items = self._possessive(items)
-        self.regex = self._compiled(self.items)
+        self._regex = compiled(self.items, flags)
         if self._ways > _WAYS:
             raise UnguardedPattern
 
-    def _guard(self, head: list[Any], first: Any, rest: list[Any]) -> None:
-        body = [self._run(first[1], rest), *self._possessive(rest, last=first)]
-        (one,) = first[1][2]
-        before = self._before(head, one)
-        start = [(sre.ASSERT, (1, [one])), (sre.ASSERT_NOT, (-1, [one])), *before]
-        if self._is_boundary_enough:
-            start = head
-        elif head and head[0][0] is not sre.AT:
-            # An optional character that is not in the run, or the start of a run.
-            start = [(sre.BRANCH, (None, [list(head[0][1][2]), start[:2]]))]
-        self.is_safe = self._is_boundary_enough or self._ends(body, first)
-        self._prefixed = len(before) > len(head)
-        if self.is_safe:
-            self.items = [*start, *body]
-            return
-        within = [(sre.ASSERT, (-1, [one])), (sre.ASSERT, (1, [one]))]
-        mark = [(sre.SUBPATTERN, (_TOUCHING, 0, 0, within))]
-        body = [(sre.ATOMIC_GROUP, body), (sre.BRANCH, (None, [mark, []]))]
-        if not self._prefixed:
-            begin: Any = (sre.SUBPATTERN, (1, 0, 0, []))
-            start, before = [begin, *start], [begin, *before]
-        self.items = [*start, *body]
-        self._again = self._compiled([*before, *body])
-
     def search(self, text: str) -> bool:
         """Whether it occurs in a text."""
-        return self.regex.search(text) is not None
+        return self._regex.search(text) is not None
 
     def sub(self, replacement: str, text: str) -> tuple[str, int]:
-        """Replace all that `re` would; the replacement is plain text."""
-        if self.is_safe:
-            plain = replacement.replace("\\", r"\\")
-            return self.regex.subn(rf"\g<1>{plain}" if self._prefixed else plain, text)
-        parts: list[str] = []
-        done, count = 0, -1
-        while count < len(parts):
-            count = len(parts)
-            for found in self.regex.finditer(text, done):
-                parts += (text[done : found.end(1)], replacement)
-                done = found.end()
-                if found.lastindex == _TOUCHING:
-                    break
-            while parts and (next_one := self._again.match(text, done)):
-                parts += (text[done : next_one.end(1)], replacement)
-                done = next_one.end()
-        return "".join([*parts, text[done:]]), len(parts) // 2
+        """Replace what it matches; once for matches that share a run.
+
+        Returns:
+            The text, and the number of replacements.
+        """
+        pieces = self._regex.split(text)
+        if not self._is_prefixed:
+            return replacement.join(pieces), len(pieces) - 1
+        count = len(pieces) // 2
+        parts = [replacement] * (3 * count + 1)
+        parts[::3], parts[1::3] = pieces[::2], [each or "" for each in pieces[1::2]]
+        return "".join(parts), count
 
     # ---- the form -------------------------------------------------------------------
 
-    def _divided(self, items: list[Any]) -> tuple[list[Any], Any, list[Any]]:
-        """The item before the first repeat, if there is one, the repeat, and the rest."""
-        head = items[:1] if items and not self._is_run(items[0]) else []
-        if len(items) <= len(head) or not self._is_run(items[len(head)]):
-            raise UnguardedPattern
-        first, rest = items[len(head)], items[len(head) + 1 :]
-        low, _, body = first[1]
-        if first[0] is not sre.MAX_REPEAT or not low:
-            raise UnguardedPattern
-        if head and head[0] != (sre.AT, sre.AT_BOUNDARY):
-            op, value = head[0]
-            if op is not sre.MAX_REPEAT or value[:2] != (0, 1) or len(value[2]) != 1:
-                raise UnguardedPattern
-            if self._set(value[2][0]) & self._set(body[0]):
-                raise UnguardedPattern
-        words = self._set(_WORD[0])
-        self._is_boundary_enough = bool(
-            head and head[0][0] is sre.AT and not self._set(body[0]) & ~words
-        )
-        return head, first, rest
+    def _divided(self, items: list[Any]) -> _Divided | None:
+        """The parts of a pattern that can begin with a run; None for another one.
 
-    def _before(self, head: list[Any], one: Any) -> list[Any]:
-        """The items before the first repeat; after `\\b`, up to the first boundary."""
-        if not head or head[0][0] is not sre.AT or self._is_boundary_enough:
-            return head
-        other = _skipped([(sre.ASSERT_NOT, (1, _WORD)), one])
-        words = _skipped([(sre.ASSERT, (1, _WORD)), one])
+        They are an item that may stand before it, a character that the run begins with,
+        the repeat, and the rest.
+        """
+        head = items[:1] if not self._is_run(items[0]) else []
+        if head and (self._is_one(head[0]) or not self._is_head(head[0])):
+            head = []
+        lead, rest = [], items[len(head) :]
+        is_lead = len(rest) > 1 and self._is_one(rest[0]) and self._is_run(rest[1])
+        if is_lead and self._set(rest[0]) & self._set(rest[1][1][2][0]):
+            lead, rest = rest[:1], rest[1:]
+        if not rest or not self._is_run(rest[0]):
+            return None
+        (op, (low, high, body)), rest = rest[0], rest[1:]
+        if lead and repr(lead) == repr(list(body)):
+            lead, low = [], low + 1
+        characters = self._set(body[0])
+        if op is not sre.MAX_REPEAT or not (low or lead):
+            raise UnguardedPattern
+        if lead and not (is_exact(lead[0]) and self._is_part(lead[0], body[0])):
+            raise UnguardedPattern
+        if head and head[0][0] is not sre.AT and self._is_within(head[0], characters):
+            raise UnguardedPattern
+        return head, lead, (op, (low, high, body)), rest
+
+    def _is_head(self, item: Any) -> bool:
+        """Whether it is `\\b`, or a character that may be left out."""
+        op, value = item
+        if op is sre.MAX_REPEAT and value[:2] == (0, 1):
+            return len(value[2]) == 1 and self._is_one(value[2][0])
+        return bool(item == (sre.AT, sre.AT_BOUNDARY))
+
+    def _is_part(self, item: Any, other: Any) -> bool:
+        return is_exact(other) and not self._set(item) & ~self._set(other)
+
+    def _is_within(self, head: Any, characters: int) -> bool:
+        return bool(self._set(head[1][2][0]) & characters)
+
+    def _guard(
+        self, head: list[Any], lead: list[Any], first: Any, rest: list[Any]
+    ) -> None:
+        low, _, (one,) = first[1]
+        body = [self._run(first[1], rest), *self._possessive(rest, last=first)]
+        words = self._set(_WORD)
+        is_at = bool(head) and head[0][0] is sre.AT
+        if is_at and not self._set(one) & ~words:
+            # The only boundary where a match can begin is the start of a run.
+            begin = lead or [one]
+            op, value = body[0]
+            body[0] = (op, (low if lead else low - 1, *value[1:]))
+            self.items = [*begin, (sre.ASSERT, (-1, [*head, *begin])), *body]
+            return
+        new_run = (sre.ASSERT_NOT, (-1, [one]))
+        skipped = self._skipped(one, lead, is_at=is_at)
+        start: list[Any] = [new_run]
+        if skipped:
+            self._is_prefixed = True
+            start += [(sre.ASSERT, (1, [one])), (sre.SUBPATTERN, (1, 0, 0, skipped))]
+        if is_at:
+            start += head
+        elif head:
+            # An optional character that is not in the run, or the start of a run.
+            before = [*head[0][1][2], *([(sre.ASSERT, (1, lead))] if lead else [])]
+            start = [(sre.BRANCH, (None, [before, start]))]
+        self.items = [*start, *lead, *body]
+        if not self._ends(body, one, lead):
+            again = [*skipped, *head, *lead, *body]
+            self.items.append((sre.POSSESSIVE_REPEAT, (0, sre.MAXREPEAT, again)))
+
+    def _skipped(self, one: Any, lead: list[Any], *, is_at: bool) -> list[Any]:
+        """Items that read a run up to the first place where a match can begin."""
+        if not is_at:
+            return [skip(self._without(one, lead[0]))] if lead else []
+        words = self._set(_WORD)
+        if lead and self._set(one) & words & ~self._set(lead[0]):
+            raise UnguardedPattern
+        if lead and self._set(lead[0]) & ~words:
+            raise UnguardedPattern
+        others = skip(self._without(one, _WORD))
+        within = skip(self._within(one))
         either = [
-            [(sre.ASSERT_NOT, (-1, _WORD)), other],
-            [(sre.ASSERT, (-1, _WORD)), words],
+            [(sre.ASSERT_NOT, (-1, [_WORD])), others],
+            [(sre.ASSERT, (-1, [_WORD])), within, *([others] if lead else [])],
         ]
-        return [(sre.SUBPATTERN, (1, 0, 0, [(sre.BRANCH, (None, either))])), *head]
+        return [(sre.BRANCH, (None, either))]
+
+    def _without(self, one: Any, other: Any) -> list[Any]:
+        """One of a set's characters that is not in another."""
+        found = self._set(one) & ~self._set(other)
+        if is_exact(one) and is_exact(other) and not found >> 128:
+            return [literals(found)]
+        return [(sre.ASSERT_NOT, (1, [other])), one]
+
+    def _within(self, one: Any) -> list[Any]:
+        """One of a set's characters that is in a word."""
+        words = self._set(_WORD)
+        found = self._set(one) & words
+        if is_exact(one) and (not found >> 128 or found == words):
+            return [_WORD if found == words else literals(found)]
+        return [(sre.ASSERT, (1, [_WORD])), one]
 
     def _possessive(
         self,
@@ -171,6 +229,8 @@ class Guarded:
         found: list[Any] = []
         for index, (op, value) in enumerate(items):
             rest = items[index + 1 :]
+            if self._is_long_group((op, value)):
+                self._check_group([last, *items[:index]], value)
             if op is sre.AT or self._set_or_none((op, value)) is not None:
                 found.append((op, value))
             elif op is sre.MAX_REPEAT and self._is_run((op, value)):
@@ -179,7 +239,7 @@ class Guarded:
                 found.append(self._run(value, rest, after, asserted=asserted))
             else:
                 follow = first_of(rest, self._ignore_case, after)
-                within = asserted or _asserts(rest)
+                within = asserted or asserts(rest)
                 found.append(self._group(op, value, follow, asserted=within))
         return found
 
@@ -190,11 +250,13 @@ class Guarded:
         follow = first_of(rest, self._ignore_case, after)
         if not characters & follow:
             # An assertion that follows may want some characters back.
-            asserted = asserted or _asserts(rest)
+            asserted = asserted or asserts(rest)
             return (sre.MAX_REPEAT if asserted else sre.POSSESSIVE_REPEAT, value)
-        if after or not rest or (stop := self._set_or_none(rest[0])) is None:
+        if after or not rest:
             raise UnguardedPattern
-        if stop & self._all(rest[1:]):
+        stop = self._set_or_none(rest[0])
+        is_short = longest(rest) <= _LENGTH
+        if not is_short and (stop is None or stop & self._all(rest[1:])):
             raise UnguardedPattern
         return (sre.MAX_REPEAT, value)
 
@@ -216,12 +278,26 @@ class Guarded:
         if high == 1:
             self._ways *= 2 - low
             part = self._possessive(list(body), after=follow, asserted=asserted)
-            return (op, (low, high, part))
+            if low or can_be_empty(body):
+                return (op, (low, high, part))
+            ways = [part, []] if op is sre.MAX_REPEAT else [[], part]
+            return (sre.BRANCH, (None, ways))  # takes `re` less than a repeat
+        if high is sre.MAXREPEAT and op is sre.MAX_REPEAT and low and not asserted:
+            return self._repeated(value, follow)
         if high > _LENGTH or len(body) > 1:
             raise UnguardedPattern
         if self._set(body[0]) & follow or asserted:
             self._ways *= high - low + 1
         return (op, value)
+
+    def _repeated(self, value: Any, follow: int) -> Any:
+        """A repeat of a group that can be read in one way, and gives nothing back."""
+        low, high, body = value
+        first = first_of(body, self._ignore_case, 0)
+        part = self._possessive(list(body), after=follow | first)
+        if first & follow or any(op not in _ONE_WAY for op, _ in nodes(part)):
+            raise UnguardedPattern
+        return (sre.POSSESSIVE_REPEAT, (low, high, part))
 
     def _check_entry(self, before: Any, value: Any) -> None:
         """A later repeat begins to read at the start of a run only.
@@ -231,29 +307,49 @@ class Guarded:
         if before is None or self._set(before) & self._set(value[2][0]):
             raise UnguardedPattern
 
-    def _ends(self, items: list[Any], first: Any) -> bool:
-        """Whether every match ends where a run of the first repeat cannot go on."""
+    def _check_group(self, before: list[Any], value: Any) -> None:
+        """A group begins to read at the start of a run of all of its characters only.
+
+        Repeats right before it may be of such characters.
+        """
+        characters = self._all(value[2])
+        while before and before[-1] is not None and self._is_run(before[-1]):
+            if self._set(before.pop()[1][2][0]) & ~characters:
+                raise UnguardedPattern
+        if not before or before[-1] is None or self._set(before[-1]) & characters:
+            raise UnguardedPattern
+
+    def _is_long_group(self, item: Any) -> bool:
+        op, value = item
+        is_repeat = op in (sre.MAX_REPEAT, sre.MIN_REPEAT)
+        return is_repeat and value[1] is sre.MAXREPEAT and not self._is_run(item)
+
+    def _ends(self, items: list[Any], one: Any, lead: list[Any]) -> bool:
+        """Whether after every match none can begin in the same run."""
         if not items:
             return False
         op, value = items[-1]
         characters = self._set_or_none((op, value))
         if characters is not None:
-            return not characters & self._set(first[1][2][0])
+            if lead and len(items) == 2 and self._is_part(lead[0], items[1]):
+                return True  # the repeat before it has read all such characters
+            return not characters & self._set(one)
         if op is sre.POSSESSIVE_REPEAT:
-            return repr(list(value[2])) == repr(list(first[1][2]))
+            return repr(list(value[2])) == repr([one])
         if op is sre.BRANCH:
-            return all(self._ends(part, first) for part in value[1])
-        if op is sre.MAX_REPEAT and value[1] == 1:
-            return self._ends(value[2], first) and self._ends(items[:-1], first)
-        return op is sre.SUBPATTERN and self._ends(value[3], first)
+            return all(self._ends([*items[:-1], *part], one, lead) for part in value[1])
+        return op is sre.SUBPATTERN and self._ends(list(value[3]), one, lead)
 
     def _is_run(self, item: Any) -> bool:
         op, value = item
         if op not in (sre.MAX_REPEAT, sre.MIN_REPEAT):
             return False
         _, high, body = value
-        is_one = len(body) == 1 and self._set_or_none(body[0]) is not None
-        return is_one and high is sre.MAXREPEAT
+        return len(body) == 1 and self._is_one(body[0]) and high is sre.MAXREPEAT
+
+    def _is_one(self, item: Any) -> bool:
+        """Whether it reads one character."""
+        return self._set_or_none(item) is not None
 
     def _set(self, item: Any) -> int:
         found = self._set_or_none(item)
@@ -273,73 +369,3 @@ class Guarded:
             for part in parts_of(op, value):
                 found |= self._all(part)
         return found
-
-    def _compiled(self, items: list[Any]) -> re.Pattern[str]:
-        state = _parser.State()
-        state.flags = self._flags
-        tree = _tree(state, items)
-        for op, value in _nodes(tree):
-            if op is sre.SUBPATTERN and value[0]:
-                state.closegroup(state.opengroup(None), tree)
-        found: re.Pattern[str] = _compiler.compile(tree, self._flags)
-        return found
-
-
-def _skipped(items: list[Any]) -> Any:
-    return (sre.POSSESSIVE_REPEAT, (0, sre.MAXREPEAT, items))
-
-
-def _without_groups(items: list[Any]) -> list[Any]:
-    """A sequence without groups around parts of it that are not repeated."""
-    found: list[Any] = []
-    for op, value in items:
-        if op is sre.SUBPATTERN and not value[1] and not value[2]:
-            found += _without_groups(list(value[3]))
-        else:
-            found.append((op, value))
-    return found
-
-
-def _tree(state: Any, items: Any) -> Any:
-    """The same as a tree that can be compiled."""
-    found = _parser.SubPattern(state)
-    for op, value in items:
-        found.append((op, _with_trees(state, op, value)))
-    return found
-
-
-def _with_trees(state: Any, op: Any, value: Any) -> Any:
-    if op in (sre.MAX_REPEAT, sre.MIN_REPEAT, sre.POSSESSIVE_REPEAT):
-        return (*value[:2], _tree(state, value[2]))
-    if op is sre.SUBPATTERN:
-        return (*value[:3], _tree(state, value[3]))
-    if op is sre.BRANCH:
-        return (None, [_tree(state, part) for part in value[1]])
-    if op in (sre.ASSERT, sre.ASSERT_NOT):
-        return (value[0], _tree(state, value[1]))
-    if op is sre.ATOMIC_GROUP:
-        return _tree(state, value)
-    return value
-
-
-def _asserts(items: list[Any]) -> bool:
-    return any(op is sre.AT for op, _ in _nodes(items))
-
-
-def _is_ascii(items: list[Any]) -> bool:
-    """Whether all characters that are named are ASCII: others have odd capitals."""
-    for op, value in _nodes(items):
-        named = value if op is sre.IN else [(op, value)]
-        for kind, what in named:
-            if kind in (sre.LITERAL, sre.NOT_LITERAL) and what > 127:
-                return False
-            if kind is sre.RANGE and what[1] > 127:
-                return False
-    return True
-
-
-def _nodes(tree: Any) -> Any:
-    for op, value in tree:
-        yield op, value
-        for part in parts_of(op, value):
-            yield from _nodes(part)
