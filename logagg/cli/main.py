@@ -70,6 +70,12 @@ class _LazyGroup(click.Group):
 
             say(f"logagg: {error}", err=True)
             ctx.exit(error.exit_status)
+        except click.UsageError as error:
+            # Its text has the argument as it was given.
+            from logagg.platform.terminal_text import visible  # only for a mistake
+
+            text = visible(error.format_message())
+            raise click.UsageError(text, error.ctx) from None
         except BrokenPipeError:
             # The reader has gone: write no more, not even when the interpreter ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

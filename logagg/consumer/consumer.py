@@ -28,8 +28,7 @@ the cycle itself ends the consumer in good order, and the next one takes over.
 
 Life: it ends when the last worker has gone, everything is written and LINGER seconds
 passed without a new one, unless its configuration has `stay`. FAILING_WAIT after the end
-of a run it gives up sinks that fail. It ends before that when only guests are left,
-which can have a consumer of their own.
+of a run it gives up sinks that fail. It ends before that when only guests are left.
 """
 
 from __future__ import annotations
@@ -67,6 +66,7 @@ from logagg.ipc.descriptors import raise_limit
 from logagg.ipc.protocol import ConsumerConfig, HolderPacket, StreamHello, ViewerControl
 from logagg.ownership import TargetOwners
 from logagg.platform.held_signals import CONSUMER_SIGNALS, to_the_end
+from logagg.platform.terminal_text import complain
 
 __all__ = ["Consumer", "main"]
 
@@ -147,7 +147,7 @@ class Consumer:
         for url in self._config.sinks:
             error = await self._registry.add(url, [1, 2], wanted=True, waits=waits)
             if error:
-                print(f"logagg: {error}", file=sys.stderr)
+                complain(f"logagg: {error}")
             if error and not error.startswith(SINK_WAITS):
                 self._listener.stop(anyway=True)
                 return 2

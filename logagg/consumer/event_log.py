@@ -15,7 +15,6 @@ import copy
 import logging
 import os
 import signal
-import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -32,6 +31,7 @@ from logagg.core.merge import Merger
 from logagg.fanout.counters import print_error
 from logagg.filters.secret_values import SECRETS
 from logagg.ipc.protocol import HolderPacket
+from logagg.platform.terminal_text import complain
 
 __all__ = ["EventLog"]
 
@@ -173,7 +173,7 @@ class EventLog:
     def reloaded(self, error: str, sinks: str) -> None:
         """Report that the configuration was read again, or what is wrong with it."""
         if error:
-            print(f"logagg: not reloaded: {error}", file=sys.stderr, flush=True)
+            complain(f"logagg: not reloaded: {error}")
             message = f"the configuration was not read again: {error}"
             self.event(message, {"event": Event.RELOAD_REFUSED, "level": "error"})
         else:

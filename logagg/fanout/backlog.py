@@ -16,7 +16,6 @@ ever needs to be put before what is on disk; if the write succeeds it is consume
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from time import CLOCK_MONOTONIC, clock_gettime
 from typing import Any
@@ -26,6 +25,7 @@ from logagg.core.event import Event
 from logagg.fanout.counters import SinkCounters
 from logagg.fanout.memory_queue import MemoryQueue, QueuedBatch, levels_of
 from logagg.fanout.sink_spool import SinkSpool
+from logagg.platform.terminal_text import complain
 from logagg.sinks import CommonOptions
 
 __all__ = ["Backlog"]
@@ -204,5 +204,5 @@ class Backlog:
         self.spool.close()
 
     def _report(self, text: str, number: int) -> None:
-        print(f"logagg: {text}", file=sys.stderr)
+        complain(f"logagg: {text}")
         self._counters.record(text, {"event": Event.UNDELIVERED, "number": number})

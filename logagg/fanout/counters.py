@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from typing import Any
 
 from logagg.abc import SECRETS, Sink
 from logagg.core.event import Event
+from logagg.platform.terminal_text import complain
 
 __all__ = ["Alarm", "SinkCounters", "delivery_health", "print_error"]
 
@@ -135,4 +135,4 @@ def print_error(error: BaseException) -> None:
     """Write an error and its traceback to stderr, without the secrets of sinks."""
     text = "".join(traceback.format_exception(error))
     with contextlib.suppress(OSError, ValueError, AttributeError):  # there is none
-        print(SECRETS.scrub(text), end="", file=sys.stderr, flush=True)
+        complain(SECRETS.scrub(text).rstrip("\n"))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Coroutine
 from typing import Any
 
 from logagg.abc import Sink
 from logagg.core.event import Event
 from logagg.fanout.counters import SinkCounters, delivery_health
+from logagg.platform.terminal_text import complain
 
 __all__ = ["CANCEL_TIMEOUT", "SinkCalls", "open_within"]
 
@@ -59,12 +59,12 @@ class SinkCalls:
             if self.unflushed:
                 await self.flush()
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
-            print(f"sink {self._sink.url} cannot flush: {error}", file=sys.stderr)
+            complain(f"sink {self._sink.url} cannot flush: {error}")
         try:
             await asyncio.wait_for(self._sink.close(), timeout)
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
             reason = str(error) or type(error).__name__
-            print(f"sink {self._sink.url} cannot close: {reason}", file=sys.stderr)
+            complain(f"sink {self._sink.url} cannot close: {reason}")
         health = delivery_health(self._sink)
         left = health.get("queued_records", 0)
         if left:
@@ -72,7 +72,7 @@ class SinkCalls:
             fate = where if self._sink.durable else "are lost with its memory"
             why = f": {health['last_error']}" if health.get("last_error") else ""
             text = f"sink {self._sink.url}: {left} records are not delivered and {fate}"
-            print(f"{text}{why}", file=sys.stderr)
+            complain(f"{text}{why}")
             details = {"event": Event.UNDELIVERED, "number": left}
             self._counters.record(f"{text}{why}", details)
 

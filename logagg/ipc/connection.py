@@ -294,6 +294,8 @@ class StderrNotices:
         while self.waiting:
             text = self.waiting[0]
             del self.waiting[0]
+            if not text.isprintable():  # it may quote another process
+                text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
             missed = f" (after {self._missed} unwritten)" if self._missed else ""
             if _write_stderr(f"logagg{missed}: {text}\n"):
                 self._missed = 0

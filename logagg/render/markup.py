@@ -5,9 +5,8 @@ Output is first a list of `(style, text)`; a style names the meaning (`level.err
 share the layout.
 
 Guarantee: text that went through `visible` or `inline` cannot move a cursor, retitle a
-window, start an escape sequence, reorder text or begin a line: control characters (C0,
-DEL, C1), bidirectional controls, Unicode's line separators and lone surrogates come out
-as readable escapes.
+window, start an escape sequence, reorder or hide text or begin a line
+(`logagg.platform.terminal_text`).
 """
 
 from __future__ import annotations
@@ -19,15 +18,14 @@ import zlib
 from collections.abc import Iterable, Mapping
 
 from logagg.filters.regex import LIMIT
+from logagg.platform.terminal_text import inline, json_visible, visible
+
+__all__ = [
+    "StyledText", "clip", "cut", "inline", "json_visible", "marked", "paint", "visible",
+    "wants_color", "width", "worker_code",
+]  # fmt: skip
 
 StyledText = tuple[str, str]
-
-_BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
-_UNSAFE = re.compile(
-    f"[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\u2028\u2029\ud800-\udfff{_BIDI}]"
-)
-_UNSAFE_INLINE = re.compile(f"[\\x00-\\x1f\\x7f-\\x9f\u2028\u2029\ud800-\udfff{_BIDI}]")
-_NAMES = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 # The 16 base colors: the user's theme decides on their shades.
 _CODES = {
@@ -47,31 +45,6 @@ _CODES = {
 # Without red and yellow, which mean errors and warnings.
 _WORKERS = ("36", "32", "35", "34", "96", "92", "95", "94")
 _HIT = "7"
-
-
-def _escape(found: re.Match[str]) -> str:
-    char = found[0]
-    code = ord(char)
-    return _NAMES.get(char) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
-
-
-def visible(text: str) -> str:
-    """Escape everything but tab, newline and plain text."""
-    if text.isascii() and text.isprintable():
-        return text
-    return _UNSAFE.sub(_escape, text)
-
-
-def inline(text: str) -> str:
-    """Escape as `visible` does, and tab and newline too: one line."""
-    if text.isascii() and text.isprintable():
-        return text
-    return _UNSAFE_INLINE.sub(_escape, text)
-
-
-def json_visible(line: str) -> str:
-    r"""Escape a line of JSON for a terminal, such as `\u009b`, its value unchanged."""
-    return _UNSAFE_INLINE.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
 
 
 def worker_code(worker: str) -> str:

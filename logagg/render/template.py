@@ -2,8 +2,8 @@
 
 The form is unambiguous, so no text of a record can pass for another field or line:
 
-- Control characters, line separators and bidirectional controls are escaped, and so is
-  the backslash: a record is one line, and an escape differs from the same characters in
+- Control characters, line separators, what reorders or hides text and the backslash are
+  escaped: a record is one line, and an escape differs from the same characters in
   the text.
 - Where the template has fields as `key=value`, a `=` in free text is written as `\\=`.
 - A value of `{extra}`, and any other field than the message and the exception, is a bare

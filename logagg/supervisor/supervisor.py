@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 import time
 
 from logagg.core.event import Event
@@ -33,6 +32,7 @@ from logagg.errors import (
     StartFailed,
 )
 from logagg.platform.processes import become_subreaper
+from logagg.platform.terminal_text import complain
 from logagg.supervisor.health_checks import HealthChecks
 from logagg.supervisor.messaging.event_handlers import EventHandlers
 from logagg.supervisor.process.consumer_process import ConsumerProcess
@@ -181,7 +181,7 @@ class Supervisor:
         finally:
             await self._finish()
             if self._last_words:
-                print(self._last_words.rstrip(), file=sys.stderr, flush=True)
+                complain(self._last_words.rstrip())
         return self._outcome(), self._signal
 
     def _outcome(self) -> ExitStatus:
@@ -237,7 +237,7 @@ class Supervisor:
         self._over.set()
 
     def _consumer_failed(self, message: str, status: ExitStatus) -> None:
-        print(f"logagg: {message}", file=sys.stderr)
+        complain(f"logagg: {message}")
         self._status = status
         self.stop(message)
 

@@ -72,7 +72,8 @@ def tables(
             old = earlier.get((row.get(key), row.get("pid")))
             for field, _ in used:
                 value = row.get(field)
-                cells.append(str(value) if field == "pid" else _cell(value))
+                is_plain = field == "pid" and isinstance(value, int)
+                cells.append(str(value) if is_plain else _cell(value))
                 if field in _RATED:
                     cells.append(_rate(row, old, field, seconds))
             shown.append(cells)
@@ -90,7 +91,8 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.3f}"
     if isinstance(value, Mapping):
-        return " ".join(f"{name}={count:,}" for name, count in value.items())
+        counts = (f"{name}={_cell(count)}" for name, count in value.items())
+        return markup.inline(" ".join(counts))[:200]
     return markup.inline(str(value))[:60]
 
 
@@ -105,7 +107,10 @@ def _rate(
 
 def summary(state: Mapping[str, Any]) -> str:
     """The consumer itself, on one line."""
-    parts = [f"run {_cell(state.get('run'))}", f"pid {state.get('pid', '?')}"]
+    parts = [
+        f"run {_cell(state.get('run'))}",
+        f"pid {markup.inline(str(state.get('pid', '?')))}",
+    ]
     uptime = state.get("uptime")
     if isinstance(uptime, (int, float)):
         parts.append(f"up {span_text(uptime)}")

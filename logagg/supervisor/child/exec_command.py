@@ -13,6 +13,7 @@ if __name__ == "__main__" and not sys.flags.safe_path:
 import os
 
 from logagg.platform.processes import die_with_parent
+from logagg.platform.terminal_text import complain
 from logagg.supervisor.child.launch_spec import LaunchSpec
 
 
@@ -24,7 +25,7 @@ def main() -> None:
     try:
         os.execvp(spec.argv[0], spec.argv)  # noqa: S606  no shell is wanted
     except OSError as error:
-        print(f"logagg: cannot run {spec.argv[0]}: {error.strerror}", file=sys.stderr)
+        complain(f"logagg: cannot run {spec.argv[0]}: {error.strerror}")
         raise SystemExit(127 if isinstance(error, FileNotFoundError) else 126) from None
 
 

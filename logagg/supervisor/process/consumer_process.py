@@ -45,6 +45,7 @@ from logagg.ipc.run_control import run_name
 from logagg.platform import packets
 from logagg.platform.held_signals import signals_held
 from logagg.platform.processes import process_handle
+from logagg.platform.terminal_text import complain
 from logagg.supervisor.process.worker_process import WorkerProcess
 
 __all__ = ["ConsumerProcess"]
@@ -359,7 +360,7 @@ class ConsumerProcess:
         except (OSError, ConfigError) as error:  # workers spool meanwhile
             if not reported:
                 text = "the consumer cannot be started again; further tries follow"
-                print(f"logagg: {text}: {error}", file=sys.stderr)
+                complain(f"logagg: {text}: {error}")
             again = functools.partial(self._restart, status, reported=True)
             self._loop.call_later(RETRY, again)
             return
@@ -403,11 +404,10 @@ class ConsumerProcess:
         except TimeoutError:
             self._handle.close()
             self._process.returncode = 0  # left to itself, on purpose
-            print(
+            complain(
                 f"logagg: after {timeout:.0f} s the consumer still waits: a sink does "
                 "not answer, or a process that a worker started keeps its stdout or "
-                "stderr open. It goes on until all is written.",
-                file=sys.stderr,
+                "stderr open. It goes on until all is written."
             )
             self._disconnect()
             done = False
