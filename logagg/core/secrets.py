@@ -28,7 +28,12 @@ WELL_KNOWN = (
     "password", "passwd", "passphrase", "passcode", "pswd", "secret", "token", "apikey",
     "accesskey", "privatekey", "secretkey", "authorization", "cookie", "credential",
     "connectionstring", "accountkey", "authkey", "encryptionkey", "masterkey",
-    "sessionkey", "sharedkey", "signingkey", "sshkey", "webhookkey",
+    "sessionkey", "sharedkey", "signingkey", "sshkey", "webhookkey", "presharedkey",
+    "sharedaccesssignature", "amzsignature", "googsignature", "authheader", "connstr",
+    "connstring", "connectionstr", "passwrd", "phpsessid", "jsessionid", "connectsid",
+    "mfacode", "otpcode", "cvvcode", "cvccode", "twofactorcode", "recoverycode",
+    "backupcode", "verificationcode", "securitycode", "authcode", "authorizationcode",
+    "seedphrase", "recoveryphrase", "totpseed",
 )  # fmt: skip
 """Ends of names that hold secrets, without what separates words (`db_password`)."""
 
@@ -37,15 +42,21 @@ MAX_DEPTH = 64
 
 TOO_DEEP = "<nested too deep>"
 
-_LAST_WORDS = frozenset({"jwt", "otp", "totp", "cvv", "cvc", "psw", "bearer"})
+_LAST_WORDS = frozenset(
+    {"jwt", "otp", "totp", "cvv", "cvc", "psw", "pw", "psk", "bearer"}
+)
 _PLURALS = tuple(name for name in WELL_KNOWN if name != "token")
+_LOGINS = (
+    "user db database smtp mail email admin root ftp ssh mysql pg redis ldap login proxy "
+    "http key store auth my account wifi service"
+)
 _AFTER = {
-    "pass": "user db database smtp mail email admin root ftp ssh mysql pg redis ldap "
-    "login proxy http key store auth my account wifi service",
-    "pwd": "user db database smtp mail email admin root ftp ssh mysql pg redis ldap "
-    "login proxy http key store auth my account wifi service sa new",
+    "pass": f"{_LOGINS} default",
+    "pwd": f"{_LOGINS} sa new default",
+    "pw": f"{_LOGINS} bind",
     "key": "account admin aes client consumer decryption deploy dsa gpg hmac license "
-    "oauth pgp rsa service signature storage subscription symmetric functions",
+    "oauth pgp rsa service signature storage subscription symmetric functions wrapping "
+    "tls ssl pem anthropic openai sendgrid sig stripe twilio mailgun datadog",
     "tokens": "access api auth bearer csrf id oauth refresh secret security session",
     "auth": "basic http proxy digest",
 }
@@ -56,6 +67,14 @@ _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _SEPARATORS = re.compile(r"[\W_]+")
 _COUNTED = frozenset({"first", "input", "output", "per"})
 """Words before `token` where it is a piece of text (`time_to_first_token`)."""
+
+_QUALIFYING = """
+again backup base base64 b64 confirm confirmation current data default dev digest encoded
+encrypted hash header hex live main new old pem plain plaintext prev previous primary prod
+production raw repeat secondary staging value
+"""
+_QUALIFIERS = frozenset(_QUALIFYING.split())
+"""Words after a secret's name that leave it one (`password_hash`, `SECRET_KEY_BASE`)."""
 
 _MOST_NAMES = 10_000
 _LONGEST_NAME = 256
@@ -88,6 +107,8 @@ def is_secret(name: object) -> bool:
 def _judge(name: str) -> bool:
     words = plain_name(name).rstrip("_0123456789").split("_")
     joined, last = "".join(words), words[-1]
+    if last in _QUALIFIERS and len(words) > 1 and not joined.endswith(WELL_KNOWN):
+        return words[:-1] != ["pass"] and _judge("_".join(words[:-1]))
     before = words[-2] if len(words) > 1 else ""
     if last == "token" and before in _COUNTED:
         return False

@@ -35,6 +35,18 @@ storage_key license_key rsa_key hmac_key ssh_key deploy_key service_key auth_key
 client_key functions_key X-Functions-Key ocp-apim-subscription-key consumer_key
 authorization Authorization AUTHORIZATION HTTP_AUTHORIZATION Proxy-Authorization
 proxy_authorization cookie Cookie cookies Set-Cookie set_cookie HTTP_COOKIE
+pw user_pw dbpw bind_pw wifi_psk psk pre_shared_key preSharedKey passwrd mfa_code otp_code
+totp_seed cvv_code two_factor_code recovery_code recovery_codes backup_codes security_code
+verification_code verificationCode auth_code authorization_code sas_token
+shared_access_signature sharedAccessSignature SharedAccessKey X-Amz-Signature
+X-Goog-Signature tls_key tlsKey ssl_key sslkey pem_key wrapping_key stripe_key stripeKey
+OPENAI_KEY anthropic_key sig_key secret_key_base SECRET_KEY_BASE RABBITMQ_DEFAULT_PASS
+PRIVATE_KEY_PEM privateKeyPem client-key-data password_hash passwordHash password_digest
+password_confirmation passwordConfirm password_again password_old new_password2
+password_value token_value secretValue api_key_value apikey_prod api_key_prod tokenNew
+secret_new password_prod prod_password passwordProd conn_str connection_str
+ConnectionStrings:Default authorization_header auth_header authHeader cookie_header
+PHPSESSID JSESSIONID connect.sid oauth_token_secret truststorePassword ldapBindPassword
 session_cookie credential credentials Credentials aws_credentials connection_string
 connectionString basic_auth http_auth proxy_auth otp totp cvv cvc cvv2
 """
@@ -108,19 +120,35 @@ TEXTS = [
     "--password={}", "curl -H 'X-Api-Key: {}'", "client_secret : {}",
     "-----BEGIN RSA PRIVATE KEY-----\n{}\n-----END RSA PRIVATE KEY-----\nrest",
     "-----BEGIN PRIVATE KEY-----\n{} cut off",
+    "-----BEGIN PGP PRIVATE KEY BLOCK-----\n{}\n-----END PGP PRIVATE KEY BLOCK-----",
+    "password := {}", "password => {}", "password%3D{}", "password=b'{}'", 'token=u"{}"',
+    '{{\\"password\\":\\"{}\\"}}', 'password=\\"{}\\"', '"passwords": ["{}"]',
+    "password=[{}]", "password=({})", 'password="a\\"{}"', "password='a {}'",
+    "<password>{}</password>", "<ns:token>{}</ns:token>", "login --password {} now",
+    "prog --api-key '{}'", "api key: {}", "secret key = {}", "connection string: {}",
+    "Cookie: a=1; session={}; b=2", "set-cookie: sid={}; Path=/", "pw: {}", "db_pw={}",
+    "https://h/x?X-Amz-Signature={}&a=1", "https://h/x?sv=2020&sig={}", "otp_code={}",
+    "postgresql://user:ab/{}@db/x", "amqp://u:p@{}@h/v", "https://{}12345@h/x.git",
+    "password={}" + "x" * 600 + "hunter2", "User(name='a', password='{}')",
+    "https://hooks.slack.com/services/T00000000/B00000000/{}",
 ]  # fmt: skip
 
 FORMS = [
     "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9P",
     "AKIA" + "IOSFODNN7EXAMPLE", "ghp_" + "a1B2" * 9, "github_pat_" + "a1B2" * 9,
     "xoxb-" + "1234567890-abcdef", "sk_live_" + "a1B2" * 6, "AIza" + "a" * 35,
-    "glpat-" + "a1B2" * 5, "npm_" + "a1B2" * 9, "hvs." + "a1B2" * 8,
+    "xapp-1-" + "a1B2" * 5, "ya29." + "a1B2" * 6, "dop_v1_" + "a1B2" * 9,
+    "shpat_" + "a1B2" * 6, "dckr_pat_" + "a1B2" * 6, "hf_" + "aBcD" * 8,
+    "whsec_" + "a1B2" * 5, "sq0atp-" + "a1B2" * 5, "glpat-" + "a1B2" * 5, "npm_" + "a1B2" * 9, "hvs." + "a1B2" * 8,
 ]  # fmt: skip
 
 ORDINARY_TEXTS = [
     "GET /tokens?page=2 200 in 3 ms", "the token expired", "https://example.org:8080/a@b",
     "key: value", "status=200 path=/login user=anna", "monkey=banana", "12:30:15 done",
     "max_tokens=4096 prompt_tokens: 12", "primary_key=id", "user@example.org: hello",
+    "the option --token is needed", "use --password or --key", "<b>password</b>",
+    "http://example.org:80/x/y@z", "https://someone@example.org/", "code: 12 key: b",
+    "sort key: name", "error code: 17", "x -> y", "a := b", "[password] and (token)",
     "http://example.org/basic auth", "begin: end", "cache_key=users:1", "a basic question",
 ]  # fmt: skip
 
@@ -158,7 +186,29 @@ access_level access_log api api_version apiary bear bears bearing jwtless
 """
 TRICKY = _TRICKY.split()
 
+_OF_SECRETS = """
+password secret token cookie credential authorization apikey passphrase private_key jwt
+otp session_key connection_string api_key access_key security_code auth_header
+"""
+_NO_SECRETS = """
+length count id name type policy status expires_at ttl age path url provider version
+enabled required limit
+"""
+_MORE = """
+pass_data pass_value code status_code zip_code postal_code country_code error_code
+exit_code pin_code backup backup_size verification_id verification_status security_group
+security_level recovery_time mfa_enabled session_state pwm upwards conn_id conn_count
+connection_state header headers default value values key_value hash digest base raw
+ssh_host ssh_port ssl_mode tls_version sig_alg signature_valid stripe_event code_signature
+old new current data main tokens_new tokens_value auth_value key_data key_hash key_base
+"""
+
 ORDINARY = [
+    *(
+        f"{a}_{b}"
+        for a, b in itertools.product(_OF_SECRETS.split(), _NO_SECRETS.split())
+    ),
+    *_MORE.split(),
     *(f"{a}_{b}" for a, b in itertools.product(SUBJECTS, PROPERTIES)),
     *TRICKY,
 ]
