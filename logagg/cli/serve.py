@@ -19,7 +19,7 @@ from logagg.dialects.printed import printed_fields
 from logagg.errors import ConfigError, ExitStatus
 from logagg.ipc import consumer_client, launcher
 from logagg.ipc import paths as address
-from logagg.ipc.descriptors import raise_limit
+from logagg.ipc.descriptors import set_limits
 from logagg.ipc.protocol import ConsumerConfig
 from logagg.options import FilePath, Option, OptionText
 from logagg.platform.held_signals import hold_signals, to_the_end
@@ -84,7 +84,7 @@ def serve(options: ServeOptions) -> None:
         config["metrics_fd"] = listener.detach()
     say(f"listening; processes need LOGAGG_SOCKET={path}", err=True)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    raise_limit()
+    set_limits()
 
     async def live() -> int:
         settings = msgspec.convert(config, ConsumerConfig)

@@ -62,7 +62,7 @@ from logagg.fanout.fanout import Fanout
 from logagg.fanout.registry import SINK_WAITS, SinkRegistry
 from logagg.fanout.watched_tasks import WatchedTasks, limit_searches
 from logagg.ipc import failpoints, launcher, paths
-from logagg.ipc.descriptors import raise_limit
+from logagg.ipc.descriptors import set_limits
 from logagg.ipc.protocol import ConsumerConfig, HolderPacket, StreamHello, ViewerControl
 from logagg.ownership import TargetOwners
 from logagg.platform.held_signals import CONSUMER_SIGNALS, to_the_end
@@ -439,7 +439,7 @@ class Consumer:
 def main(config: dict[str, Any]) -> None:
     """Run a consumer: what `logagg.ipc.launcher.spawn` starts."""
     gc.freeze()
-    raise_limit()
+    set_limits()
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
     async def live() -> int:

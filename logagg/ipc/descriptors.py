@@ -30,7 +30,7 @@ from logagg.errors import ConfigError
 
 __all__ = [
     "CLIENT_DESCRIPTORS", "LEAST", "DescriptorBudget", "OwnDescriptor", "check_limit",
-    "close_inherited", "free_descriptors", "most_clients", "no_fork", "raise_limit",
+    "close_inherited", "free_descriptors", "most_clients", "no_fork", "set_limits",
 ]  # fmt: skip
 
 FORK_WAIT = 1.0
@@ -188,8 +188,10 @@ def check_limit() -> int:
     return most
 
 
-def raise_limit() -> None:
-    """Let this process open as many files as the system allows it.
+def set_limits() -> None:
+    """Let a consumer open as many files as the system allows, and leave no core dump.
+
+    A dump would have the texts of all processes' records, and the secrets of sinks.
 
     Raises:
         ConfigError: As `check_limit`.
@@ -198,6 +200,8 @@ def raise_limit() -> None:
 
     most = check_limit()
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    _, most_core = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, most_core))
 
 
 def most_clients(users: int) -> int:
