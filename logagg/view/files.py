@@ -20,7 +20,6 @@ import os
 import re
 import stat
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any
@@ -376,41 +375,6 @@ def _first_key(stream: IO[bytes], path: str) -> bytes:
                 return line[TIMESTAMP]
         break
     return _LAST_KEY
-
-
-def last_lines(series: Series, select: Select, count: int) -> list[bytes]:
-    """The last matching lines of a series, at most so many, oldest first."""
-    parts: list[list[bytes]] = []
-    left = count
-    for found in _newest_first(series, select, count) if count else ():
-        parts.append(found[-left:])
-        left -= len(parts[-1])
-        if not left:
-            break
-    return [line for part in reversed(parts) for line in part]
-
-
-def _newest_first(series: Series, select: Select, count: int) -> Iterator[list[bytes]]:
-    """The matching lines in parts, the newest part first; at most `count` of a part."""
-    if series.current is not None:
-        yield from _backward(series.current, series.path, series.end, select, count)
-    for path in reversed(series.older):
-        with contextlib.suppress(OSError), open_regular(path) as stream:
-            end = os.fstat(stream.fileno()).st_size
-            yield from _backward(stream, path, end, select, count)
-
-
-def _backward(
-    stream: IO[bytes], path: str, end: int, select: Select, count: int
-) -> Iterator[list[bytes]]:
-    if not is_packed(stream):
-        yield from map(select, backward(stream, end))
-        return
-    stream.seek(0)
-    kept: deque[bytes] = deque(maxlen=count)
-    for data in forward(unpacked(stream, path)):
-        kept.extend(select(data))
-    yield list(kept)
 
 
 def _start(stream: IO[bytes], since: bytes) -> int:

@@ -22,6 +22,7 @@ from logagg.errors import ConfigError
 from logagg.view import files
 from logagg.view.files import Select
 from logagg.view.follow import Follower
+from logagg.view.last_lines import Newest, last_lines, most_bytes
 
 _POLL_INTERVAL = 0.05
 _IDLE_INTERVAL = 0.2
@@ -163,10 +164,7 @@ class FileSource:
         if count is None or self._since or self._after:
             batches = [self._batches(series) for series in self._series]
         else:
-            batches = [
-                iter([files.last_lines(series, self._select, count)])
-                for series in self._series
-            ]
+            batches = [iter([self._newest(each, count)]) for each in self._series]
         if len(batches) == 1 and count is None:
             yield from batches[0]
             return
@@ -176,6 +174,14 @@ class FileSource:
             merged = iter(deque(merged, maxlen=count))
         while batch := list(itertools.islice(merged, _BATCH)):
             yield batch
+
+    def _newest(self, series: files.Series, count: int) -> list[bytes]:
+        newest = Newest(count, most_bytes(count, len(self._series)))
+        last_lines(series, self._select, newest)
+        if newest.is_cut:
+            number = len(newest.lines)
+            self._note(f"{series.path}: older lines are too long; the last {number}:")
+        return list(newest.lines)
 
     def _batches(self, series: files.Series) -> Iterator[list[bytes]]:
         cursor = self._after
@@ -251,10 +257,10 @@ class PipeSource:
         """Nothing; with a count the last lines, once the pipe is closed."""
         if count is None:
             return
-        kept: deque[bytes] = deque(maxlen=count)
+        newest = Newest(count, most_bytes(count))
         while not self._ended:
-            kept.extend(self.poll())
-        yield list(kept)
+            newest.extend(self.poll())
+        yield list(newest.lines)
 
     def poll(self) -> list[bytes]:
         """The lines that have come; blocks until there are bytes."""

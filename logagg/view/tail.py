@@ -28,6 +28,7 @@ from logagg.filters.regex import LIMIT
 from logagg.render.layout import LayoutOptions, project
 from logagg.render.markup import StyledText
 from logagg.render.renderer import Renderer, rule
+from logagg.view.last_lines import most_bytes
 from logagg.view.sources import Cursor, TailSource
 from logagg.view.terminal import Interrupted, ReaderGone, Terminal
 
@@ -130,12 +131,16 @@ class Context:
 
 
 def last_matches(lines: Iterable[ContextLine], count: int) -> list[ContextLine]:
-    """The last so many matches and their context."""
+    """The last so many matches and their context, fewer where the lines are long."""
     kept: deque[ContextLine] = deque()
+    held, most = 0, most_bytes(count)
     for item in lines:
         kept.append(item)
-        while kept and kept[0].match <= item.match - count:
-            kept.popleft()
+        held += len(item.line)
+        while kept and (
+            kept[0].match <= item.match - count or (held > most and len(kept) > 1)
+        ):
+            held -= len(kept.popleft().line)
     while kept and not kept[0].line:
         kept.popleft()
     return list(kept)

@@ -25,6 +25,7 @@ from logagg.filters import matcher
 from logagg.render import layout, markup
 from logagg.render.markup import paint
 from logagg.render.renderer import Renderer
+from logagg.view.last_lines import Newest
 from logagg.view.sources import Cursor
 from logagg.view.stats import RecordCounts, as_segments, bars, template
 from logagg.view.tail import Context, last_matches
@@ -309,3 +310,23 @@ def test_a_filter_is_read_from_several_words() -> None:
     two = matcher.compile(["a=1", "b=2"])
     for record in ({"a": 1, "b": 2}, {"a": 1}, {"b": 2}):
         assert one.record(record) == two.record(record)
+
+
+@given(st.lists(st.integers(0, 9), max_size=30), st.integers(1, 9), st.integers(1, 40))
+def test_the_newest_lines_are_bounded_by_number_and_bytes(
+    sizes: list[int], count: int, most: int
+) -> None:
+    """From either end the same ones; at least one, and a note if bytes left one out."""
+    lines = [bytes([65 + n]) * size for n, size in enumerate(sizes)]
+    expected = lines[-count:]
+    while len(expected) > 1 and sum(map(len, expected)) > most:
+        expected.pop(0)
+    forth, back = Newest(count, most), Newest(count, most)
+
+    forth.extend(lines)
+    for at in range(len(lines), 0, -3):
+        back.extend_left(lines[max(at - 3, 0) : at])
+
+    assert list(back.lines) == expected
+    assert list(forth.lines) == expected
+    assert back.is_cut is (len(expected) < min(count, len(lines)))

@@ -683,3 +683,27 @@ def test_stats_counts_everything_once(tmp_path: Path) -> None:
         check=True,
     ).stdout.decode()
     assert re.search(r"web\s+67\s+100\.0%", shown)
+
+
+@pytest.mark.parametrize("form", ["pretty", "json"])
+def test_an_archive_with_long_lines_costs_little_memory(
+    tmp_path: Path, form: str
+) -> None:
+    """Of lines of 8 MB the newest are shown, as many as fit, and a note states that."""
+    head = line(1).rstrip(b"}\n") + b',"value":"'
+    member = gzip.compress(head + b"a" * 8_000_000 + b'"}\n', 1)
+    log = tmp_path / "app.log.gz"
+    log.write_bytes(member * 50)
+
+    with subprocess.Popen(
+        command("--file", log, "--no-follow", "-n", 50, "-o", form),
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    ) as viewer:  # fmt: skip
+        assert viewer.stderr is not None
+        note = viewer.stderr.read()
+        _, status, usage = os.wait4(viewer.pid, 0)
+        viewer.returncode = os.waitstatus_to_exitcode(status)
+
+    assert viewer.returncode == 0
+    assert b"older lines are too long; the last 4" in note
+    assert usage.ru_maxrss < 250_000  # kilobytes; all of them took 600,000 and more
