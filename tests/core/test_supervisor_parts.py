@@ -16,7 +16,7 @@ from support import linux_form
 
 from logagg.errors import ConfigError, WireError
 from logagg.platform.procfs import usable_cores
-from logagg.supervisor.messaging.frames import Decoder, encode, encode_value
+from logagg.supervisor.messaging.frames import Decoder, encode, encode_value, receive
 from logagg.supervisor.run_context import RunContext
 from logagg.supervisor.sockets.bind_address import BindAddress, numeric_host
 from logagg.supervisor.sockets.sticky import Sticky, choose_slot
@@ -91,6 +91,22 @@ def test_nonsense_is_refused(data: bytes) -> None:
         data = len(data[4:]).to_bytes(4, "big") + data[4:]
     with pytest.raises(WireError):
         Decoder().feed(data, [])
+
+
+def test_a_worker_cannot_fill_the_supervisor_with_descriptors() -> None:
+    """Those that no frame names end its channel, before they are many."""
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    data, decoder = encode({"k": "pong", "n": 1, "connections": 0}), Decoder()
+
+    def send() -> None:
+        socket.send_fds(there, [data], [there.fileno()])
+        decoder.feed(*receive(here))
+
+    with here, there:
+        send()  # it might come before its frame
+        with pytest.raises(WireError, match="no frame names"):
+            send()
+    decoder.close()
 
 
 @linux_form  # other systems have no cgroups

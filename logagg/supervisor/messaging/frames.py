@@ -180,6 +180,10 @@ class Decoder:
             frames.append((frame, self._fds.popleft() if _comes(frame) else -1))
             start = end
         del self._buffer[:start]
+        if (
+            len(self._fds) > 1
+        ):  # one, of a frame that has begun; others are kept for none
+            raise WireError("descriptors came that no frame names")
         return frames
 
     def _parse(self, body: bytes) -> Frame:
