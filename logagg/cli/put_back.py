@@ -126,7 +126,7 @@ def _sort_out(work: Path, log: SegmentLog) -> int:
     no letter at all.
     """
     rest = 0
-    with open(work / REST, "wb") as others:
+    with open(work / REST, "wb", opener=_private) as others:
         for path in sorted(work.glob(f"{_TAKEN}*")):
             with open(path, "rb") as file:
                 for line in file:
@@ -139,6 +139,11 @@ def _sort_out(work: Path, log: SegmentLog) -> int:
     if not rest:
         (work / REST).unlink()
     return rest
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file that others cannot read, as letters are."""
+    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
 def _record(line: bytes) -> dict[str, object] | None:

@@ -516,6 +516,7 @@ def test_dead_letters_are_sent_again(spooled, target):
     assert "2 records put back, 1 letters stay" in result.output
     (rest,) = spooled.glob("dead-letters-*")
     assert rest.read_bytes() == b'{"reason":"y","raw":"junk"}\n'
+    assert rest.stat().st_mode & 0o077 == 0
     assert rows()[0].records == 5
     run(spool, "replay", "--all", "--sink", f"{target.url}/in?max_age=0")
 
