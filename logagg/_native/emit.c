@@ -308,6 +308,7 @@ PyMODINIT_FUNC PyInit_emit(void)
     word_name = PyUnicode_InternFromString("name");
     word_key = PyUnicode_InternFromString("key");
     word_value = PyUnicode_InternFromString("value");
+    word_Value = PyUnicode_InternFromString("Value");
     INTERN_AS(contextvars, "structlog.contextvars")
     INTERN_AS(trace, "opentelemetry.trace")
     INTERN_AS(mp_process, "multiprocessing.process")

@@ -349,19 +349,26 @@ put_pair(char *at, PyObject *name, PyObject *value, int level, Limits *limits)
 
 /* Whether a secret's name may stand beside its value instead of before it: then Python
    finds out, in `logagg.core.secrets.scrubbed`. */
-static PyObject *word_name, *word_key, *word_value; /* interned */
+static PyObject *word_name, *word_key, *word_value, *word_Value; /* interned */
 
 static inline int may_name_a_secret(PyObject *dict)
 {
-    return PyDict_GET_SIZE(dict) < 8 && PyDict_Contains(dict, word_value) != 0
-           && (PyDict_Contains(dict, word_name) != 0
-               || PyDict_Contains(dict, word_key) != 0);
+    if (PyDict_GET_SIZE(dict) >= 8)
+        return 0;
+    return PyDict_Contains(dict, word_Value) != 0
+           || (PyDict_Contains(dict, word_value) != 0
+               && (PyDict_Contains(dict, word_name) != 0
+                   || PyDict_Contains(dict, word_key) != 0));
 }
 
 static inline int may_hold_a_secret(PyObject *element)
 {
-    if (PyUnicode_CheckExact(element)) /* perhaps an option of a command line */
-        return PyUnicode_GET_LENGTH(element) > 0 && PyUnicode_READ_CHAR(element, 0) == '-';
+    if (PyUnicode_CheckExact(element)) { /* perhaps an option, or NAME=value */
+        Py_ssize_t length = PyUnicode_GET_LENGTH(element);
+        return length > 0
+               && (PyUnicode_READ_CHAR(element, 0) == '-'
+                   || PyUnicode_FindChar(element, '=', 0, length, 1) >= 0);
+    }
     return (PyList_CheckExact(element) || PyTuple_CheckExact(element))
            && PySequence_Fast_GET_SIZE(element) == 2
            && PyUnicode_Check(PySequence_Fast_GET_ITEM(element, 0));

@@ -7,7 +7,7 @@ no secret reaches a pipe, a spool or a file.
 A name is read as its words: `X-Api-Key`, `api.key`, `apiKey`, `API KEY 2`, and these in
 letters of another width, are all `api key`. A name may also stand beside its value: in a
 pair of a list (headers, as ASGI has them), in an object with a `name` and a `value`, and
-before or in a word of a command line (`--password x`).
+before or in a word of a command line or environment (`--password x`, `PASSWORD=x`).
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ production raw repeat secondary staging value
 _QUALIFIERS = frozenset(_QUALIFYING.split())
 """Words after a secret's name that leave it one (`password_hash`, `SECRET_KEY_BASE`)."""
 
+_NAMED = (("value", "name", "key"), ("Value", "Name", "Key"))
 _MOST_NAMES = 10_000
 _LONGEST_NAME = 256
 _judged: dict[str, bool] = {}
@@ -157,10 +158,12 @@ def scrubbed(
 
 def _named_value(pairs: dict[Any, Any], secret: Callable[[object], bool]) -> str | None:
     """The key of a secret's value, in an object whose `name` names it."""
-    if "value" in pairs and len(pairs) < 8:
-        name = pairs.get("name", pairs.get("key"))
-        if type(name) is str and secret(name):
-            return "value"
+    for value, *names in _NAMED:
+        if value in pairs and len(pairs) < 8:
+            for each in names:
+                name = pairs.get(each)
+                if type(name) is str and secret(name):
+                    return value
     return None
 
 
@@ -174,9 +177,9 @@ def _pair(element: Any, secret: Callable[[object], bool]) -> Any:
 
 
 def _words(elements: list[Any], secret: Callable[[object], bool]) -> list[Any]:
-    """The words of a command line, with what its secret options have replaced."""
+    """Words of a command line or environment, the values of secret ones replaced."""
     for at, word in enumerate(elements):
-        if type(word) is not str or not word.startswith("-"):
+        if type(word) is not str or not (word.startswith("-") or "=" in word):
             continue
         name, equals, _ = word[:_LONGEST_NAME].partition("=")
         if not secret(name):

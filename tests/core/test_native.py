@@ -68,7 +68,21 @@ def test_fields_are_encoded_to_the_same_bytes(fields: Any, redact: bool) -> None
 
 
 FEW_KEYS = st.one_of(  # of names it keeps 2,048
-    st.sampled_from(["a", "password", "", "ä", 'q"', "event", "value", "name", "key"]),
+    st.sampled_from(
+        [
+            "a",
+            "password",
+            "",
+            "ä",
+            'q"',
+            "event",
+            "value",
+            "name",
+            "key",
+            "Value",
+            "Name",
+        ]
+    ),
     st.text(alphabet="ab漢", max_size=4),
 )
 PLAIN = st.recursive(
@@ -87,10 +101,11 @@ def may_stand_beside(value: Any) -> bool:
     """Whether a secret's name may stand beside its value: that is Python's to find out."""
     if isinstance(value, dict):
         named = "value" in value and ("name" in value or "key" in value)
+        named = named or "Value" in value
         return named or any(map(may_stand_beside, value.values()))
     if isinstance(value, list):
         return any(
-            (isinstance(each, str) and each.startswith("-"))
+            (isinstance(each, str) and (each.startswith("-") or "=" in each))
             or (isinstance(each, list) and len(each) == 2 and isinstance(each[0], str))
             or may_stand_beside(each)
             for each in value

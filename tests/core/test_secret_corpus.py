@@ -93,6 +93,8 @@ SHAPES: list[Any] = [
     lambda s: {"type": "http", "headers": [[b"cookie", s.encode()]], "path": "/"},
     lambda s: ["prog", "--password", s, "-v"],
     lambda s: ["prog", f"--api-key={s}"],
+    lambda s: {"Env": ["PATH=/bin", f"DB_PASSWORD={s}"]},
+    lambda s: [{"Name": "DB_PASSWORD", "Value": s}],
     lambda s: {"a": [{"b": ({"secret": [s, {"c": s}]},)}]},
     lambda s: {"set": {"token": {s}}},
     lambda s: {"deep": _deep(s, 70)},
