@@ -35,6 +35,7 @@ EVERYDAY = (
     r"\b\d+\b",
     r"\d+[-/]\d+[-/]\d+",
     r"\d+[.,]\d+",
+    r"\d+(,\d{3})*(\.\d+)?",
     r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)",
 )
 CLASSES = (
@@ -48,6 +49,7 @@ HOSTILE = (
     "1", "1-", "1.", "a@", "a.", "a@b.cc+", ".a", "1 ", "-", "a@1.", "é.", "1-1-", "2026-11-",
     "+", "+1", "+ ", "@", ".@", "@a", "é@", "_", "a@b.c+", "a@b.cc%", "a@b.cc ", "1x", "1\n",
     "1 234567 +", "+1 234567 +", "1 23 5 8 x", "- 1", "1 1 1 1 1 1 1x", ")1(", "a.b@c.d.",
+    "1,", "1,111,", "1,111.",
 )  # fmt: skip
 LEADS = ("", "a@b.cc +1234567890 1.5 1/2/3 _________@")
 """What stands before and between them: matches, so that some are replaced, and a run."""
@@ -67,7 +69,8 @@ def item(chance: random.Random, *, inner: bool = False) -> str:
     if kind < 0.85:
         return chance.choice(CLASSES) + chance.choice(("{1,3}", "?", "{2}"))
     if kind < 0.88:
-        return f"(?:{chance.choice(SINGLES)}{chance.choice(CLASSES)}+)+"
+        body = chance.choice(SINGLES) + chance.choice(CLASSES)
+        return f"(?:{body}{chance.choice(('+', '{2}', ''))}){chance.choice('+*')}"
     if kind < 0.94:
         parts = [item(chance, inner=True) for _ in range(chance.randint(1, 3))]
         return f"(?:{''.join(parts)}){chance.choice(('?', ''))}"
@@ -194,7 +197,7 @@ class Steps:
         place = 0
         while place < len(self.text):
             end = next(self.sequence(list(self.items), place), None)
-            place = place + 1 if end is None else end
+            place = place + 1 if end is None else max(end, place + 1)
         return self.steps
 
     def sequence(self, items: list[Any], place: int) -> Iterator[int]:

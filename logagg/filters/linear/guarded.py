@@ -229,7 +229,9 @@ class Guarded:
         found: list[Any] = []
         for index, (op, value) in enumerate(items):
             rest = items[index + 1 :]
-            if self._is_long_group((op, value)):
+            # Where nothing after it can fail, the search goes on after the match.
+            is_last = can_be_empty(rest) and not after and not asserted
+            if self._is_long_group((op, value)) and not is_last:
                 self._check_group([last, *items[:index]], value)
             if op is sre.AT or self._set_or_none((op, value)) is not None:
                 found.append((op, value))
@@ -282,10 +284,12 @@ class Guarded:
                 return (op, (low, high, part))
             ways = [part, []] if op is sre.MAX_REPEAT else [[], part]
             return (sre.BRANCH, (None, ways))  # takes `re` less than a repeat
-        if high is sre.MAXREPEAT and op is sre.MAX_REPEAT and low and not asserted:
+        if high is sre.MAXREPEAT and op is sre.MAX_REPEAT and not asserted:
             return self._repeated(value, follow)
         if high > _LENGTH or len(body) > 1:
             raise UnguardedPattern
+        if low == high and self._is_one(body[0]):
+            return (sre.POSSESSIVE_REPEAT, value)
         if self._set(body[0]) & follow or asserted:
             self._ways *= high - low + 1
         return (op, value)
