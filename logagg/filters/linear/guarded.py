@@ -151,16 +151,13 @@ class Guarded:
     def _guard(
         self, head: list[Any], lead: list[Any], first: Any, rest: list[Any]
     ) -> None:
-        low, _, (one,) = first[1]
+        (one,) = first[1][2]
         body = [self._run(first[1], rest), *self._possessive(rest, last=first)]
         words = self._set(_WORD)
         is_at = bool(head) and head[0][0] is sre.AT
         if is_at and not self._set(one) & ~words:
             # The only boundary where a match can begin is the start of a run.
-            begin = lead or [one]
-            op, value = body[0]
-            body[0] = (op, (low if lead else low - 1, *value[1:]))
-            self.items = [*begin, (sre.ASSERT, (-1, [*head, *begin])), *body]
+            self.items = [(sre.ASSERT_NOT, (-1, [_WORD])), *lead, *body]
             return
         new_run = (sre.ASSERT_NOT, (-1, [one]))
         skipped = self._skipped(one, lead, is_at=is_at)
