@@ -3,9 +3,7 @@
 A *series* is a file and what was rotated away from it (`app.log.2.gz`, `app.log.1`,
 `app.log`), oldest first. At most a few chunks, and the longest line, are in memory.
 
-Records that are not marked late stand in the order of their time. So the rotated files,
-and the part of a plain one, that can hold records since an instant are found without
-reading all.
+`logagg.view.file_ranges` reads from the oldest line on, this module the last lines.
 """
 
 from __future__ import annotations
@@ -24,19 +22,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from logagg.core.line import MAX_LINE_BYTES, TIMESTAMP, is_wire
-from logagg.core.merge import LATE_MARK
+from logagg.core.line import MAX_LINE_BYTES, is_wire
 from logagg.dialects.foreign import conversion
 from logagg.errors import ConfigError
 from logagg.filters.matcher import Match
-from logagg.view import parallel
 
 CHUNK_BYTES = 1 << 20
 HEAD_BYTES = 200
 LONGEST_BYTES = MAX_LINE_BYTES + (1 << 20)  # a longer line is cut into several
 
-_PROBE_BYTES = 1 << 16
-_LAST_KEY = b"~"  # after every time
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _ROTATED = re.compile(r"\.(\d{1,9})(\.gz|\.zst)?")
@@ -125,7 +119,7 @@ def open_series(path: str, *, follow: bool = False) -> Series:
     series.head = head_of(series.current)
     series.end = status.st_size
     if follow:
-        series.end = _end_of_line(series.current, series.end)
+        series.end = end_of_line(series.current, series.end)
     # Listed after opening: a file rotated in between is the open one.
     for other in rotated(path):
         with contextlib.suppress(OSError):
@@ -157,7 +151,7 @@ def head_of(stream: IO[bytes]) -> bytes:
     return data[: data.find(b"\n") + 1] or data
 
 
-def _end_of_line(stream: IO[bytes], place: int) -> int:
+def end_of_line(stream: IO[bytes], place: int) -> int:
     """Where the last whole line before a place ends."""
     while place > 0:
         size = min(place, 1 << 16)
@@ -299,113 +293,3 @@ def backward(stream: IO[bytes], end: int, begin: int = 0) -> Iterator[bytes]:
         tail = [data[:cut]]
         if whole:
             yield whole
-
-
-def all_lines(
-    series: Series, select: Select, since: bytes = b""
-) -> Iterator[list[bytes]]:
-    """The matching lines of a series, oldest first, chunk by chunk.
-
-    Args:
-        series: The files.
-        select: The filter.
-        since: The wire time (30 bytes) before which nothing matches; b"" for none.
-    """
-    for path in needed(series, since):
-        with contextlib.suppress(OSError), open_regular(path) as stream:
-            yield from _lines(stream, path, since, None, select)
-    if series.current is not None:
-        yield from _lines(series.current, series.path, since, series.end, select)
-
-
-def _lines(
-    stream: IO[bytes], path: str, since: bytes, end: int | None, select: Select
-) -> Iterator[list[bytes]]:
-    if not is_packed(stream):
-        yield from _part(stream, _start(stream, since), end, select)
-        return
-    stream.seek(0)
-    for data in forward(unpacked(stream, path)):
-        yield select(data)
-
-
-def _part(
-    stream: IO[bytes], place: int, end: int | None, select: Select
-) -> Iterator[list[bytes]]:
-    """The matching lines of a plain file from a line's start to `end` or its end."""
-    if select.spread:
-        size = os.fstat(stream.fileno()).st_size
-        stop = _end_of_line(stream, size if end is None else min(end, size))
-        if stop - place >= parallel.LEAST_BYTES and parallel.helpers() > 1:
-            try:
-                yield from parallel.select(stream.fileno(), place, stop, select)
-                place = stop
-            except parallel.Early as early:
-                place = early.place
-    stream.seek(place)
-    for data in forward(stream, None if end is None else end - place):
-        yield select(data)
-
-
-def needed(series: Series, since: bytes) -> list[str]:
-    """The rotated files that can hold a record since then, oldest first."""
-    if not since:
-        return series.older
-    current = series.current
-    key = _first_key(current, series.path) if current is not None else _LAST_KEY
-    kept: list[str] = []
-    for path in reversed(series.older):
-        # A file's first record in order is younger than all in the files before it,
-        # late ones apart: those hold nothing since then.
-        if key < since:
-            break
-        kept.append(path)
-        key = _LAST_KEY
-        with contextlib.suppress(OSError), open_regular(path) as stream:
-            key = _first_key(stream, path)
-    return kept[::-1]
-
-
-def _first_key(stream: IO[bytes], path: str) -> bytes:
-    """The time of the first record that is in order, or the greatest possible."""
-    stream.seek(0)
-    for data in forward(unpacked(stream, path)):
-        for line in data.split(b"\n"):
-            if is_wire(line) and LATE_MARK not in line:
-                return line[TIMESTAMP]
-        break
-    return _LAST_KEY
-
-
-def _start(stream: IO[bytes], since: bytes) -> int:
-    """Where in a plain file to start reading: all lines before are too old.
-
-    Bisects on the newest record in order of a probe, which rises through the file. A
-    probe without such a record, as in other programs' files, ends the search at the
-    last place found.
-    """
-    if not since:
-        return 0
-    size = os.fstat(stream.fileno()).st_size
-    low, high = 0, size  # all lines that end before `low` are too old
-    while high - low > 4 * _PROBE_BYTES:
-        middle = (low + high) // 2
-        data = os.pread(stream.fileno(), _PROBE_BYTES, middle)
-        keys = [
-            line[TIMESTAMP]
-            for line in data.split(b"\n")[1:-1]
-            if is_wire(line) and LATE_MARK not in line
-        ]
-        if not keys:
-            break
-        if max(keys) < since:
-            low = middle
-        else:
-            high = middle
-    while 0 < low < size:  # to the end of this line
-        data = os.pread(stream.fileno(), _PROBE_BYTES, low)
-        cut = data.find(b"\n") + 1
-        if cut:
-            return low + cut
-        low += len(data)
-    return low

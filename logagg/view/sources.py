@@ -19,7 +19,7 @@ from typing import Protocol
 from logagg.core.line import TIMESTAMP, is_wire
 from logagg.core.units import iso_ns
 from logagg.errors import ConfigError
-from logagg.view import files
+from logagg.view import file_ranges, files
 from logagg.view.files import Select
 from logagg.view.follow import Follower
 from logagg.view.last_lines import Newest, last_lines, most_bytes
@@ -186,12 +186,12 @@ class FileSource:
     def _batches(self, series: files.Series) -> Iterator[list[bytes]]:
         cursor = self._after
         if cursor is None:
-            yield from files.all_lines(series, self._select, self._since)
+            yield from file_ranges.all_lines(series, self._select, self._since)
             return
         # After that very line, so that late lines written after it are not missed.
         stamp = cursor.timestamp.encode()
         found = False
-        for (data,) in files.all_lines(series, files.WHOLE, stamp):
+        for (data,) in file_ranges.all_lines(series, files.WHOLE, stamp):
             if found:
                 yield self._select(data)
             elif stamp in data:
@@ -203,7 +203,7 @@ class FileSource:
         if not found:
             if len(self._series) == 1:
                 self._note(f"line {cursor} is not in {series.path}; going on by time")
-            for batch in files.all_lines(series, self._select, stamp):
+            for batch in file_ranges.all_lines(series, self._select, stamp):
                 yield [line for line in batch if line[TIMESTAMP] > stamp]
 
     def poll(self) -> list[bytes]:

@@ -22,7 +22,7 @@ from logagg.core.units import SECOND, span_text, wire_time
 from logagg.filters.fields import lookup, present
 from logagg.render import layout, markup
 from logagg.render.markup import StyledText
-from logagg.view import files
+from logagg.view import file_ranges, files
 from logagg.view.files import Select
 
 MOST_VALUES = 10_000
@@ -158,7 +158,7 @@ def batches(path: str, select: Select, since: bytes) -> Iterator[list[bytes]]:
         return
     series = files.open_series(path)
     try:
-        yield from files.all_lines(series, select, since)
+        yield from file_ranges.all_lines(series, select, since)
     finally:
         series.close()
 

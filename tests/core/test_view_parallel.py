@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from logagg.view import files, parallel
+from logagg.view import file_ranges, files, parallel
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def _odd(data: bytes) -> list[bytes]:
 def _read(path: Path, lines: Any = _odd) -> list[bytes]:
     series = files.open_series(str(path))
     try:
-        batches = list(files.all_lines(series, files.Select(lines, spread=True)))
+        batches = list(file_ranges.all_lines(series, files.Select(lines, spread=True)))
     finally:
         series.close()
     return [line for batch in batches for line in batch]
@@ -91,7 +91,7 @@ def test_helpers_end_with_their_reader(small: None, tmp_path: Path) -> None:
     path = tmp_path / "app.log"
     path.write_bytes(b"x\n" * 100_000)
     series = files.open_series(str(path))
-    batches = files.all_lines(series, files.Select(_odd, spread=True))
+    batches = file_ranges.all_lines(series, files.Select(_odd, spread=True))
 
     assert next(batches)
     batches.close()  # type: ignore[attr-defined]
