@@ -30,6 +30,7 @@ _COMMANDS = {
     "tail": "view_commands:tail",
     "stats": "view_commands:stats",
     "top": "view_commands:top",
+    "web": "web:web",
     "help": "help:help_",
 }
 

@@ -22,6 +22,7 @@ from logagg.ipc import paths as address
 from logagg.ipc.descriptors import set_limits
 from logagg.ipc.protocol import ConsumerConfig
 from logagg.options import FilePath, Option, OptionText
+from logagg.platform import endpoints
 from logagg.platform.held_signals import hold_signals, to_the_end
 from logagg.sinks import SinkText
 from logagg.supervisor.run_options import DEFAULT_SINKS, Address
@@ -64,7 +65,6 @@ def serve(options: ServeOptions) -> None:
     logagg serve --sink 'file:app.log?max_bytes=50MB&backups=10' --sink stdout:
     """
     from logagg.consumer.consumer import Consumer  # asyncio, the whole consumer
-    from logagg.consumer.metrics import listen  # the same
 
     default = os.path.join(address.runtime_dir(), "serve.sock")
     path = os.path.abspath(options.socket or default)
@@ -77,7 +77,7 @@ def serve(options: ServeOptions) -> None:
         "sinks": _absolute(options.sinks),
         "stay": not options.once,
     }
-    listener = listen(options.metrics) if options.metrics else None
+    listener = endpoints.listen(options.metrics, "metrics") if options.metrics else None
     hold_signals()  # a reader of "listening" may send one at once
     _listen(config)
     if listener is not None:

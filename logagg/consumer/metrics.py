@@ -10,9 +10,9 @@ The endpoint is off unless requested, listens on loopback unless another host is
 and only reads: it is served by the consumer's own loop, between cycles; connections are
 few and short, each is for one request, and the numbers are as old as it takes to spend
 a twentieth of the time on them: no client costs the log anything. The process that
-starts the consumer makes the socket (`listen`), so an address in use is an error at
-once, and a restarted consumer goes on at the same port. A label never contains more of
-a sink's URL than its address.
+starts the consumer makes the socket (`logagg.platform.endpoints`), so an address in use
+is an error at once, and a restarted consumer goes on at the same port. A label never
+contains more of a sink's URL than its address.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import logging
 import os
 import re
 import socket
-import stat
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from time import CLOCK_MONOTONIC, clock_gettime, thread_time
@@ -31,20 +30,19 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from logagg.core.event import Event
-from logagg.errors import ConfigError, LogaggError
+from logagg.errors import LogaggError
 from logagg.ipc.client_gate import Gate
-from logagg.platform.system import bind_with_mode
+from logagg.platform import endpoints
 
 if TYPE_CHECKING:
     from aiohttp import web
     from prometheus_client.core import Metric
 
-__all__ = ["health", "listen", "parse", "render", "serve", "start"]
+__all__ = ["health", "render", "serve", "start"]
 
 log = logging.getLogger("logagg.metrics")
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-BACKLOG = 128
 _SHARE = 20
 SHUTDOWN_TIMEOUT = 1.0
 
@@ -223,66 +221,6 @@ def health(status: Mapping[str, Any]) -> dict[str, Any]:
 # ---- the endpoint ---------------------------------------------------------------------
 
 
-def listen(address: str) -> socket.socket:
-    """Make the listening socket of an endpoint.
-
-    Args:
-        address: `:9464`, `HOST:PORT` or `unix:PATH`; without a host, loopback.
-
-    Raises:
-        ConfigError: It is none of these, or cannot be listened at.
-    """
-    place = parse(address)
-    if isinstance(place, str):
-        return _listen_unix(place)
-    host, port = place
-    try:
-        return socket.create_server(
-            (host, port),
-            family=socket.AF_INET6 if ":" in host else socket.AF_INET,
-            backlog=BACKLOG,
-        )
-    except OSError as error:
-        raise ConfigError(f"metrics {address!r}: {error.strerror or error}") from error
-
-
-def parse(address: str) -> str | tuple[str, int]:
-    """An endpoint's path, or its host and port.
-
-    Raises:
-        ConfigError: It is neither.
-    """
-    scheme, _, path = address.partition(":")
-    if scheme == "unix" and path:
-        return path
-    host, _, port = address.rpartition(":")
-    if not port.isascii() or not port.isdecimal() or int(port) > 65535:
-        raise ConfigError(
-            f"metrics {address!r}: expected :PORT, HOST:PORT or unix:PATH"
-        )
-    return host.strip("[]") or "127.0.0.1", int(port)
-
-
-def _listen_unix(path: str) -> socket.socket:
-    try:
-        if stat.S_ISSOCK(os.lstat(path).st_mode):
-            with socket.socket(socket.AF_UNIX) as probe:
-                try:
-                    probe.connect(path)
-                except ConnectionRefusedError:
-                    os.unlink(path)
-    except FileNotFoundError:
-        pass
-    listener = socket.socket(socket.AF_UNIX)
-    try:
-        bind_with_mode(listener, path, 0o600)
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise ConfigError(f"metrics unix:{path}: {error.strerror or error}") from error
-    return listener
-
-
 async def start(
     fd: int | None,
     address: str,
@@ -299,7 +237,7 @@ async def start(
     if fd is not None:
         return await serve(socket.socket(fileno=fd), status)
     try:
-        return await serve(listen(address), status)
+        return await serve(endpoints.listen(address, "metrics"), status)
     except LogaggError as error:
         details = {"event": Event.METRICS_ERROR, "level": "error"}
         event(f"no metrics are served here: {error}", details)

@@ -354,7 +354,14 @@ class StopRequest(Struct, tag_field="do", tag="stop"):
     hello: int = VERSION
 
 
-RunRequest = StatusRequest | ReloadRequest | ScaleRequest | StopRequest
+class RestartRequest(Struct, tag_field="do", tag="restart"):
+    """Replaces one slot's worker; answered by `RunReply.replaced`."""
+
+    slot: Number
+    hello: int = VERSION
+
+
+RunRequest = StatusRequest | ReloadRequest | ScaleRequest | StopRequest | RestartRequest
 
 
 class RunReply(Struct, omit_defaults=True):

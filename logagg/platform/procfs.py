@@ -25,6 +25,7 @@ __all__ = [
     "SEES_SOCKETS",
     "available_memory",
     "children",
+    "cpu_seconds",
     "family",
     "has_ended",
     "has_socket",
@@ -39,6 +40,7 @@ SEES_SOCKETS = LINUX
 """Whether `listens` and `polls` find what is there."""
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class _Process(NamedTuple):
@@ -104,6 +106,15 @@ def rss_bytes(pid: int) -> int:
         return int(Path(f"{PROC}/{pid}/statm").read_text().split()[1]) * _PAGE
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def cpu_seconds(pid: int) -> float:
+    """The processor time that a process has used; 0 when it is gone, or not known."""
+    try:
+        stat = Path(f"{PROC}/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(stat[11]) + int(stat[12])) / _TICKS
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def available_memory() -> int:

@@ -19,6 +19,7 @@ from logagg.errors import LogaggError, ReloadFailed
 from logagg.ipc import run_control
 from logagg.ipc.protocol import (
     ReloadRequest,
+    RestartRequest,
     RunReply,
     ScaleRequest,
     StatusRequest,
@@ -84,6 +85,8 @@ class RunControlServer:
                 case ScaleRequest(workers):
                     await self._run.scale(workers)
                     return RunReply(workers=len(self._run.slots.by_number))
+                case RestartRequest(number):
+                    return RunReply(replaced=await self._restart(number))
                 case StopRequest():
                     self._run.stop("logagg stop")
                     return RunReply(stopping=True)
@@ -91,6 +94,12 @@ class RunControlServer:
             return RunReply(printable(error), printable(error.trace))
         except LogaggError as error:
             return RunReply(printable(error))
+
+    async def _restart(self, number: int) -> int:
+        slot = self._run.slots.by_number.get(number)
+        if slot is None:
+            raise LogaggError(f"there is no slot {number}")
+        return int(await self._run.slots.replace(slot, "asked to restart"))
 
 
 def _slot_row(run: Supervisor, slot: Slot) -> dict[str, Any]:

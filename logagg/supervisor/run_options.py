@@ -30,6 +30,7 @@ from logagg.options import (
     unknown,
 )
 from logagg.options import level as level_number
+from logagg.platform import endpoints
 from logagg.platform.procfs import available_memory, usable_cores
 from logagg.sinks import SinkText
 from logagg.supervisor.sockets.bind_address import BindAddress, PortPolicy
@@ -173,9 +174,7 @@ def _root_level(text: str) -> str:
 
 
 def _metrics_address(text: str) -> str:
-    from logagg.consumer.metrics import parse  # asyncio and more: only where given
-
-    parse(text)
+    endpoints.parse(text, "metrics")
     return text
 
 

@@ -57,6 +57,7 @@ class Live:
         wanted: How many past lines the user wants of those that match; None: all.
         past_count: How many lines of the last `poll` were past ones.
         restarted: Another consumer than before has answered; the caller resets it.
+        run: The identity of the consumer that was connected last; None: none was.
         note: As given.
     """
 
@@ -86,7 +87,7 @@ class Live:
         self._carry: list[bytes] = []
         self._backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         self._waiting = False
-        self._run: str | None = None
+        self.run: str | None = None
         self._after = after
         self.cursor = after
         self._seen_until = b""
@@ -145,7 +146,7 @@ class Live:
         hello = ViewerHello(**self._hello)
         if self._after is not None:
             hello.after = self._after.fields()
-        if self._after is not None or self._run is not None:
+        if self._after is not None or self.run is not None:
             hello.lines = None
         try:
             if path is None:
@@ -220,17 +221,17 @@ class Live:
             self.note(control.loss)
 
     def _on_run(self, run: str, workers: Any) -> None:
-        if self._run is None:
+        if self.run is None:
             plural = "" if workers == 1 else "s"
             self.note(f"following run {run}, {workers} worker{plural}")
-        elif run == self._run:
+        elif run == self.run:
             # The same consumer sends all that it holds, filtered lines left out before.
             self.note(f"reconnected to run {run}")
             self._seen_until = self.cursor.timestamp.encode() if self.cursor else b""
         else:
             self.note(f"reconnected to new run {run}")
             self.restarted = True
-        self._run = run
+        self.run = run
 
 
 class LiveSource:

@@ -13,6 +13,7 @@ import pytest
 from support import no_free_descriptor
 
 from logagg.consumer import metrics
+from logagg.platform import endpoints
 from logagg.ipc import client_gate
 
 STATUS: dict[str, Any] = {"sinks": [], "workers": [], "ended": {}}
@@ -28,7 +29,7 @@ def run(
         asyncio.get_running_loop().set_exception_handler(
             lambda _, context: reports.append(context)
         )
-        listener = metrics.listen("127.0.0.1:0")
+        listener = endpoints.listen("127.0.0.1:0", "metrics")
         port = listener.getsockname()[1]
         end = await metrics.serve(listener, status)
         await asyncio.wait_for(main(port), 60)

@@ -26,7 +26,6 @@ from typing import Any, Literal
 import orjson
 from msgspec import UNSET
 
-from logagg.consumer.metrics import listen
 from logagg.core.event import Event
 from logagg.errors import ConfigError, ConsumerGone, ExitStatus
 from logagg.ipc import consumer_client, launcher
@@ -42,7 +41,7 @@ from logagg.ipc.protocol import (
     encode,
 )
 from logagg.ipc.run_control import run_name
-from logagg.platform import packets
+from logagg.platform import endpoints, packets
 from logagg.platform.held_signals import signals_held
 from logagg.platform.processes import process_handle
 from logagg.platform.terminal_text import complain
@@ -108,7 +107,7 @@ class ConsumerProcess:
         self._welcome = asyncio.Event()
         self._deaths: deque[float] = deque(maxlen=QUICK_DEATHS)
         self._loop = asyncio.get_running_loop()
-        self._metrics = listen(metrics) if metrics else None
+        self._metrics = endpoints.listen(metrics, "metrics") if metrics else None
         self._listener = launcher.listen(self.path)
         self._offset = launcher.choose_offset(self.path, sinks)
         try:
