@@ -26,7 +26,7 @@ from logagg.view.page.page_events import (
 from logagg.view.page.page_filter import Counts, PageFilter, counts_of
 from logagg.view.page.record_ring import RecordRing, RingBatch
 
-__all__ = ["LiveStream", "add_counts", "newest"]
+__all__ = ["LiveStream", "Write", "newest"]
 
 TICK = 0.15
 MOST_RECORDS = 1_000

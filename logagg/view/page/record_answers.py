@@ -15,9 +15,15 @@ from logagg.errors import ConfigError, LogaggError
 from logagg.render.layout import LayoutOptions
 from logagg.render.renderer import Renderer
 from logagg.view import discover
-from logagg.view.page.live_stream import MOST_RECORDS, newest
-from logagg.view.page.page_events import event, note_text
-from logagg.view.page.page_filter import PageFilter
+from logagg.view.page.live_stream import MOST_RECORDS, Write, newest
+from logagg.view.page.page_events import (
+    batch_event,
+    cells,
+    event,
+    note_text,
+    record_text,
+)
+from logagg.view.page.page_filter import PageFilter, counts_of
 from logagg.view.page.past_search import SearchRequest, text_of
 from logagg.view.page.record_ring import RecordRing
 from logagg.view.page.search_pool import SearchPool
@@ -131,18 +137,42 @@ class RecordAnswers:
     async def past(self, request: web.Request) -> web.StreamResponse:
         """Matching records of a range of time, from files, as they are found."""
         query = dict(request.query)
-        PageFilter.of_query(query)
+        chosen = PageFilter.of_query(query)
         paths = await self._paths()
         response = event_stream()
         await response.prepare(request)
-        if not paths:
-            text = "the consumer writes no file with the whole stream; name one: FILE"
-            await response.write(event("failed", {"error": text}))
-            return response
         skip = _number(request, "skip", 0)
+        if not paths:
+            with suppress(ConnectionError):
+                await self._past_held(chosen, skip, response.write)
+            return response
         search = SearchRequest(paths, query, limit=PAST_RECORDS, skip=skip)
         await self._pipe(search, response)
         return response
+
+    async def _past_held(self, chosen: PageFilter, skip: int, write: Write) -> None:
+        """The same from the server's memory, for a consumer that writes no file."""
+        first, end = self._ring.first, self._ring.next
+        hits = 0
+        for batch in self._ring.since(first):
+            base = chosen.base(batch.lines)
+            kept = chosen.chosen(base)
+            numbers = range(hits + 1, hits + len(kept) + 1)
+            listed = [
+                (number, record_text(line))
+                for number, line in zip(numbers, kept, strict=True)
+                if skip < number <= skip + PAST_RECORDS
+            ]
+            hits += len(kept)
+            head = {
+                "counts": cells(counts_of(base)), "total": len(batch.lines),
+                "done": batch.next - first, "size": end - first,
+            }  # fmt: skip
+            if base or batch.next >= end:
+                await write(batch_event("", head, listed))
+            await asyncio.sleep(0)
+        more = hits > skip + PAST_RECORDS
+        await write(event("end", {"hits": hits, "more": more, "held": True}))
 
     async def _pipe(self, search: SearchRequest, response: web.StreamResponse) -> None:
         with suppress(ConnectionError):  # the page has gone
