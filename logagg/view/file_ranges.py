@@ -95,9 +95,8 @@ class FileRange:
         if not files.is_packed(stream):
             place = start_place(stream, self._since)
             if self._stop:
-                size = os.fstat(stream.fileno()).st_size
-                last = start_place(stream, self._stop)
-                end = min(last, size if end is None else end)
+                last = _end_place(stream, self._stop)
+                end = last if end is None else min(last, end)
             for lines, done in _part(stream, place, end, select):
                 self.done = before + done
                 yield lines
@@ -170,16 +169,41 @@ def first_key(stream: IO[bytes], path: str) -> bytes:
 
 
 def start_place(stream: IO[bytes], since: bytes) -> int:
-    """Where in a plain file to start reading: all lines before are older.
-
-    Bisects on the newest record in order of a probe, which rises through the file. A
-    probe without such a record, as in other programs' files, ends the search at the
-    last place found.
-    """
+    """Where in a plain file to start reading: all lines before are older."""
     if not since:
         return 0
     size = os.fstat(stream.fileno()).st_size
-    low, high = 0, size  # all lines that end before `low` are too old
+    low, _ = _bisect(stream, since, size)
+    while 0 < low < size:  # to the end of this line
+        data = os.pread(stream.fileno(), _PROBE_BYTES, low)
+        cut = data.find(b"\n") + 1
+        if cut:
+            return low + cut
+        low += len(data)
+    return low
+
+
+def _end_place(stream: IO[bytes], until: bytes) -> int:
+    """Where in a plain file to stop reading: all lines after, but late ones, are later.
+
+    An unfinished last line is within.
+    """
+    size = os.fstat(stream.fileno()).st_size
+    _, high = _bisect(stream, until, size)
+    if high + _PROBE_BYTES >= size:
+        return size
+    return files.end_of_line(stream, high + _PROBE_BYTES)
+
+
+def _bisect(stream: IO[bytes], key: bytes, size: int) -> tuple[int, int]:
+    """Two places: lines that end before the first are older than a time, and those that
+    begin _PROBE_BYTES after the second are not.
+
+    It bisects on the newest record in order of a probe, which rises through the file. A
+    probe without such a record, as in other programs' files, ends the search at the
+    last places found.
+    """
+    low, high = 0, size
     while high - low > 4 * _PROBE_BYTES:
         middle = (low + high) // 2
         data = os.pread(stream.fileno(), _PROBE_BYTES, middle)
@@ -190,14 +214,8 @@ def start_place(stream: IO[bytes], since: bytes) -> int:
         ]
         if not keys:
             break
-        if max(keys) < since:
+        if max(keys) < key:
             low = middle
         else:
             high = middle
-    while 0 < low < size:  # to the end of this line
-        data = os.pread(stream.fileno(), _PROBE_BYTES, low)
-        cut = data.find(b"\n") + 1
-        if cut:
-            return low + cut
-        low += len(data)
-    return low
+    return low, high

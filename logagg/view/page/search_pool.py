@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator
 
 import msgspec
 
+from logagg.platform.processes import process_handle
 from logagg.view.page.past_search import SearchRequest
 
 __all__ = ["SearchPool"]
@@ -55,13 +57,19 @@ class SearchPool:
 
 
 async def _start() -> Process:
-    # -P: nothing in the current directory is loaded.
+    # -P: nothing in the current directory is loaded. Its session is its own, so that a
+    # Ctrl-C in the terminal reaches the server alone.
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-m", _MODULE, stdin=PIPE, stdout=PIPE
-    )
+        sys.executable, "-P", "-m", _MODULE,
+        stdin=PIPE, stdout=PIPE, start_new_session=True,
+    )  # fmt: skip
 
 
 async def _end(process: Process) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        process.kill()
+    # Not `Process.kill`, which takes the status of one that has ended from asyncio.
+    if process.returncode is None:
+        with contextlib.suppress(OSError):
+            handle = process_handle(process.pid)
+            with contextlib.closing(handle):
+                handle.send(signal.SIGKILL)
     await process.wait()

@@ -27,7 +27,7 @@ export function term(key, value, negated) {
   const plainValue = /^[^\s"'=~<>]+$/.test(text) && text !== "" && typeof value !== "object";
   const quoted = typeof value === "string" && /^[+-]?\d/.test(text);
   const shown = plainValue && !quoted ? text : `"${text.replace(/["\\]/g, "\\$&")}"`;
-  return `${name}${negated ? "!=" : "="}${shown}`;
+  return `${negated ? "-" : ""}${name}=${shown}`;
 }
 
 function flat(record, prefix = "") {

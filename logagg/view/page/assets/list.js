@@ -52,7 +52,11 @@ export class List {
     if (this.following) this.showEnd(entries.length);
     else {
       this.missed += entries.filter((entry) => entry.kind === "record").length;
-      if (this.end - this.start < MOST_ROWS && this.fillsBelow) this.extendBelow();
+      const to = Math.min(this.last, this.start + MOST_ROWS);
+      if (this.fillsBelow && this.end < to) {
+        this.box.append(...this.rows(this.end, to));
+        this.end = to;
+      }
       this.hooks.paused();
     }
   }
@@ -248,9 +252,10 @@ export class List {
     return [...this.box.children].find((row) => row.entry === top?.entry) || this.box.firstElementChild;
   }
 
-  indexOf(entry) {
-    const place = this.entries.indexOf(entry);
-    return place < 0 ? -1 : this.base + place;
+  // The entry that is read: the selected one if it can be seen, else the topmost.
+  place() {
+    const box = this.box.getBoundingClientRect(), row = this.selected?.getBoundingClientRect();
+    return row && row.bottom > box.top && row.top < box.bottom ? this.selected.entry : this.anchor()?.entry;
   }
 
   // Scroll to an entry, in the middle, and select it.
@@ -267,7 +272,7 @@ export class List {
   // The next entry, from the selected or first visible one on, of which `wanted` is true.
   next(wanted, step = 1) {
     const from = this.selected?.isConnected ? this.selected.entry
-      : this.following ? null : this.anchor()?.entry;
+      : this.following ? null : this.place();
     const size = this.entries.length;
     let place = from ? this.entries.indexOf(from) : step > 0 ? -1 : size;
     for (let tried = 0; tried < size; tried++) {

@@ -40,7 +40,7 @@ function drawPaused() {
   const came = list.missed ? ` – ${count(list.missed)} new record${list.missed === 1 ? "" : "s"} ↓` : "";
   const text = `Paused${came}`;
   if (bar.textContent !== text) bar.textContent = text;
-  $("pause").textContent = list.following ? "pause" : "go on";
+  $("pause").hidden = !list.following;
   gutter();
 }
 
@@ -104,7 +104,7 @@ function jump(since, until) {
 // --- the connection
 
 function changed() {
-  keep = list.following || filters.past ? 0 : list.anchor()?.entry?.n || 0;
+  keep = list.following || filters.past ? 0 : list.place()?.n || 0;
   skip = 0;
   closeContext();
   connect(false);
@@ -421,7 +421,7 @@ $("switch").onclick = () => { filters.off = !filters.off; filters.apply(); };
 
 function drawEmpty() {
   const box = $("empty");
-  box.hidden = list.entries.length > 0;
+  box.hidden = list.entries.some((entry) => entry.kind !== "note");
   if (box.hidden) return;
   const hidden = filters.total > 0;
   const key = `${hidden} ${filters.past} ${state.run} ${state.connected}`;
@@ -541,7 +541,7 @@ KEYS.End = KEYS.G;
 document.addEventListener("keydown", (event) => {
   const target = event.target;
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
-  if (event.key === "Escape" && target.matches("input")) { target.blur(); return; }
+  if (event.key === "Escape" && target.matches("input")) { event.preventDefault(); target.blur(); return; }
   if (target.matches("input, select, textarea")) return;
   if ((event.key === " " || event.key === "Enter") && target.closest("button, a, summary")) return;
   if (event.key.startsWith("Arrow") && target.closest("[role=tab]")) return;
