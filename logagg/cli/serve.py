@@ -25,6 +25,7 @@ from logagg.options import FilePath, Option, OptionText
 from logagg.platform import endpoints
 from logagg.platform.held_signals import hold_signals, to_the_end
 from logagg.sinks import SinkText
+from logagg.supervisor.process.page_process import PageProcess
 from logagg.supervisor.run_options import DEFAULT_SINKS, Address
 
 __all__ = ["send", "serve"]
@@ -48,6 +49,9 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     ] = DEFAULT_SINKS
     metrics: Annotated[
         Address, Option("Serve metrics at [HOST]:PORT or unix:PATH.", "", "ADDRESS")
+    ] = ""
+    web: Annotated[
+        Address, Option("Show the log in a browser there.", "", "ADDRESS")
     ] = ""
     once: Annotated[bool, Option("End after the last process that logs.")] = False
 
@@ -78,6 +82,7 @@ def serve(options: ServeOptions) -> None:
         "stay": not options.once,
     }
     listener = endpoints.listen(options.metrics, "metrics") if options.metrics else None
+    page = PageProcess(options.web) if options.web else None
     hold_signals()  # a reader of "listening" may send one at once
     _listen(config)
     if listener is not None:
@@ -90,7 +95,13 @@ def serve(options: ServeOptions) -> None:
         settings = msgspec.convert(config, ConsumerConfig)
         return await to_the_end(Consumer(settings, reread).run())
 
-    status = asyncio.run(live())
+    try:
+        if page is not None:
+            page.start(path)
+        status = asyncio.run(live())
+    finally:
+        if page is not None:
+            page.end()
     sys.exit(status)
 
 

@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import ipaddress
 import os
+import re
 import secrets
+import signal
+import socket
 import ssl
 import tempfile
 from collections.abc import Iterator
@@ -22,14 +25,19 @@ from logagg.errors import ConfigError
 from logagg.ipc.paths import runtime_dir
 from logagg.options import FilePath, Option, OptionText
 from logagg.platform import endpoints
+from logagg.platform.processes import die_with_parent
 
 __all__ = ["PageOptions", "web"]
 
 _SHORTEST_TOKEN = 16
 
 
+_PASSED = re.compile(r"fd:(\d{1,6})")
+
+
 def _address(text: str) -> str:
-    endpoints.parse(text, "listen")
+    if not _PASSED.fullmatch(text):
+        endpoints.parse(text, "listen")
     return text
 
 
@@ -52,7 +60,10 @@ class PageOptions(msgspec.Struct, frozen=True, kw_only=True):
     listen: Annotated[
         str,
         OptionText(_address, metavar="ADDRESS"),
-        Option("[HOST]:PORT or unix:PATH.", default="127.0.0.1, any free port"),
+        Option(
+            "[HOST]:PORT, unix:PATH, or fd:N, a socket that is passed on.",
+            default="127.0.0.1, any free port",
+        ),
     ] = "127.0.0.1:0"
     open: Annotated[bool, Option("Open it in the browser.")] = False
     control: Annotated[
@@ -113,7 +124,7 @@ def web(options: PageOptions, files: tuple[str, ...]) -> None:
             raise ConfigError(f"{path}: there is no such file")
     tls = _tls(options)
     token = _token(options.token_file)
-    listener = endpoints.listen(options.listen, "listen")
+    listener = _listener(options.listen)
     name = listener.getsockname()
     unix = isinstance(name, str)
     access = PageAccess(
@@ -145,6 +156,24 @@ def web(options: PageOptions, files: tuple[str, ...]) -> None:
         for each in [*opened, *([Path(name)] if unix else [])]:
             with contextlib.suppress(OSError):
                 each.unlink()
+
+
+def _listener(address: str) -> socket.socket:
+    """The listening socket, made here or passed on by the parent.
+
+    Raises:
+        ConfigError: It cannot be had.
+    """
+    passed = _PASSED.fullmatch(address)
+    if passed is None:
+        return endpoints.listen(address, "listen")
+    # The parent may have blocked signals for itself; the page ends with it.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
+    die_with_parent(os.getppid())
+    try:
+        return socket.socket(fileno=int(passed[1]))
+    except OSError as error:
+        raise ConfigError(f"listen {address!r}: {error.strerror}") from error
 
 
 def _token(path: str) -> str:

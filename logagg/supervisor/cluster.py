@@ -23,6 +23,7 @@ from logagg.supervisor.child.task_runner import task_info
 from logagg.supervisor.control import RunControlServer, status
 from logagg.supervisor.messaging.event_handlers import EventHandlers
 from logagg.supervisor.messaging.future import AwaitableFuture
+from logagg.supervisor.process.page_process import PageProcess
 from logagg.supervisor.process.worker_launcher import no_room
 from logagg.supervisor.process.worker_process import WorkerProcess
 from logagg.supervisor.run_context import ENDED, EVENTS
@@ -114,6 +115,7 @@ class Cluster:
             options = msgspec.structs.replace(options, workers=count)
         control: RunControlServer | None = None
         watching: asyncio.Task[None] | None = None
+        page = PageProcess(options.web) if options.web else None
         try:
             try:
                 supervisor = Supervisor(
@@ -125,6 +127,8 @@ class Cluster:
                 )
                 control = RunControlServer(supervisor)
                 await control.start()
+                if page is not None:
+                    page.start(supervisor.logs.path)
             except LogaggError:
                 raise
             except OSError as error:
@@ -153,6 +157,8 @@ class Cluster:
                 watching.cancel()
             if control is not None:
                 control.close()
+            if page is not None:
+                await asyncio.to_thread(page.end)
 
     def _end(self) -> None:
         self._ended = True

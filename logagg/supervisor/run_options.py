@@ -224,6 +224,9 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     metrics: Annotated[
         Address, Option("Serve metrics at [HOST]:PORT or unix:PATH.", "", "ADDRESS")
     ] = ""
+    web: Annotated[
+        Address, Option("Show the log in a browser there.", "", "ADDRESS")
+    ] = ""
     bind: Annotated[
         tuple[_Bind, ...],
         Option("Listen there and share it; repeatable.", "-b", "ADDRESS"),

@@ -58,6 +58,7 @@ COMMON: dict[str, tuple[str, ...]] = {
     "sinks": ("run", "serve"),
     "level": ("run",),
     "metrics": ("run", "serve"),
+    "web": ("run", "serve"),
     "socket": ("serve", "tail", "stats", "top", "status", "reload"),
     "color": ("tail", "stats", "top"),
 }

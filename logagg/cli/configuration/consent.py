@@ -58,7 +58,7 @@ def needs(base: Path, settings: Mapping[str, Setting]) -> list[Need]:
         value = setting.value
         if key == "sinks":
             found |= dict.fromkeys(_of_sinks(base, value))
-        elif key in ("metrics", "bind"):
+        elif key in ("metrics", "web", "bind"):
             texts = value if isinstance(value, list) else [value]
             found |= dict.fromkeys(_of_addresses(base, key, map(str, texts)))
         option = setting.field.option
@@ -105,7 +105,7 @@ def _of_addresses(base: Path, key: str, addresses: Iterable[str]) -> Iterator[Ne
             outside = not is_within(base, address.removeprefix("unix:"))
         else:
             host = address.rpartition(":")[0].strip("[]").lower()
-            outside = key == "metrics" and host not in _LOOPBACK
+            outside = key != "bind" and host not in _LOOPBACK
         if outside:
             yield Need(f"listen at {address} ({key})")
 

@@ -43,7 +43,7 @@ __all__ = ["PagePlan", "PageServer", "serve"]
 
 MOST_PAGES = 64
 PAST_RECORDS = 5_000
-_SHUTDOWN_TIMEOUT = 1.0
+_SHUTDOWN_TIMEOUT = 0.1
 _LONGEST_BODY = 4_096
 _MOST_NEIGHBOURS = 200
 _TYPES = {
