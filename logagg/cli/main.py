@@ -27,10 +27,10 @@ _COMMANDS = {
     "dlq": "spool:dlq",
     "serve": "serve:serve",
     "send": "serve:send",
-    "tail": "view_commands:tail",
-    "stats": "view_commands:stats",
-    "top": "view_commands:top",
-    "web": "web:web",
+    "tail": "viewing.view_commands:tail",
+    "stats": "viewing.view_commands:stats",
+    "top": "viewing.view_commands:top",
+    "web": "viewing.web_command:web",
     "help": "help:help_",
 }
 

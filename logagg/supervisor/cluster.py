@@ -115,24 +115,12 @@ class Cluster:
             options = msgspec.structs.replace(options, workers=count)
         control: RunControlServer | None = None
         watching: asyncio.Task[None] | None = None
-        page = PageProcess(options.web) if options.web else None
+        page: PageProcess | None = None
         try:
-            try:
-                supervisor = Supervisor(
-                    options,
-                    self._handlers,
-                    own_process=own_process,
-                    adopt=adopt,
-                    lasting=lasting,
-                )
-                control = RunControlServer(supervisor)
-                await control.start()
-                if page is not None:
-                    page.start(supervisor.logs.path)
-            except LogaggError:
-                raise
-            except OSError as error:
-                raise StartFailed(f"cannot start: {no_room(error)}") from error
+            page = PageProcess(options.web) if options.web else None
+            supervisor, control = await self._begin(
+                options, page, own_process=own_process, adopt=adopt, lasting=lasting
+            )
             self._supervisor = supervisor
             if self._to_stop:
                 supervisor.stop()
@@ -159,6 +147,33 @@ class Cluster:
                 control.close()
             if page is not None:
                 await asyncio.to_thread(page.end)
+
+    async def _begin(
+        self,
+        options: RunOptions,
+        page: PageProcess | None,
+        *,
+        own_process: bool,
+        adopt: bool,
+        lasting: bool,
+    ) -> tuple[Supervisor, RunControlServer]:
+        try:
+            supervisor = Supervisor(
+                options,
+                self._handlers,
+                own_process=own_process,
+                adopt=adopt,
+                lasting=lasting,
+            )
+            control = RunControlServer(supervisor)
+            await control.start()
+            if page is not None:
+                page.start(supervisor.logs.path)
+        except LogaggError:
+            raise
+        except OSError as error:
+            raise StartFailed(f"cannot start: {no_room(error)}") from error
+        return supervisor, control
 
     def _end(self) -> None:
         self._ended = True

@@ -36,7 +36,7 @@ PAGE_OF = {
     "run": "run", "reload": "run", "scale": "run", "stop": "run", "status": "run",
     "serve": "config", "send": "config", "check": "config", "trust": "config",
     "help": "troubleshooting",
-    "tail": "tail", "stats": "tail", "top": "tail",
+    "tail": "tail", "stats": "tail", "top": "tail", "web": "web",
     "spool ls": "http-sinks", "spool replay": "http-sinks", "spool drop": "http-sinks",
     "dlq replay": "http-sinks",
 }  # fmt: skip

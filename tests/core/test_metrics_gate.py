@@ -13,8 +13,8 @@ import pytest
 from support import no_free_descriptor
 
 from logagg.consumer import metrics
-from logagg.platform import endpoints
 from logagg.ipc import client_gate
+from logagg.platform import endpoints
 
 STATUS: dict[str, Any] = {"sinks": [], "workers": [], "ended": {}}
 

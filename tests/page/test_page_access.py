@@ -188,13 +188,13 @@ def test_tls(log: Path, tmp_path: Path) -> None:
         assert server.link.startswith("https://")
         context = ssl.create_default_context()
         authority.configure_trust(context)
-        with socket.create_connection(("127.0.0.1", server.port), 30) as raw:
-            with context.wrap_socket(raw, server_hostname="127.0.0.1") as peer:
-                request = (
-                    f"GET /?token={server.token} HTTP/1.1\r\nHost: {server.address}"
-                )
-                peer.sendall(f"{request}\r\n\r\n".encode())
-                answer = peer.recv(4000).decode()
+        request = f"GET /?token={server.token} HTTP/1.1\r\nHost: {server.address}"
+        with (
+            socket.create_connection(("127.0.0.1", server.port), 30) as raw,
+            context.wrap_socket(raw, server_hostname="127.0.0.1") as peer,
+        ):
+            peer.sendall(f"{request}\r\n\r\n".encode())
+            answer = peer.recv(4000).decode()
         assert " 303 " in answer
         assert "Secure" in answer
 
@@ -229,6 +229,7 @@ def test_wrong_options_are_one_line(
     (tmp_path / "short").write_text("abc")
     done = subprocess.run(
         [*MAIN, "web", *options],
+        check=False,
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -243,7 +244,9 @@ def test_wrong_options_are_one_line(
 def test_an_address_in_use_is_an_error_at_once(server: Web, log: Path) -> None:
     """Of the second server."""
     command = [*MAIN, "web", str(log), "--listen", server.address]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, timeout=90
+    )
     assert done.returncode == 2
     assert "in use" in done.stderr
 

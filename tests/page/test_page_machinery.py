@@ -187,7 +187,7 @@ def test_an_address_of_the_page_in_use_is_an_error_at_once(
         for command in (["serve"], ["run", "app.py"]):
             done = subprocess.run(
                 [*MAIN, command[0], "--web", f"127.0.0.1:{port}", *command[1:]],
-                cwd=tmp_path, capture_output=True, text=True, timeout=90,
+                check=False, cwd=tmp_path, capture_output=True, text=True, timeout=90,
             )  # fmt: skip
             assert done.returncode == 2
             assert "in use" in done.stderr

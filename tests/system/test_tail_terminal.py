@@ -304,7 +304,7 @@ def test_in_tmux_the_screen_shows_the_columns(log: Path, tmp_path: Path) -> None
 
 def test_help_fits_a_screen_and_names_every_option() -> None:
     """The pages written by hand and the options in code agree."""
-    from logagg.cli import view_commands
+    from logagg.cli.viewing import view_commands
 
     for command in (view_commands.tail, view_commands.stats, view_commands.top):
         page = subprocess.run(

@@ -1,4 +1,4 @@
-"""What `--control` lets a page do: reload, restart a worker, scale, stop."""
+"""The actions that `--control` gives a page: reload, restart a worker, scale, stop."""
 
 from __future__ import annotations
 

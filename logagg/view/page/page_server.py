@@ -55,7 +55,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class PagePlan(msgspec.Struct):
-    """What is served.
+    """The log to serve, and how.
 
     Attributes:
         paths: Files; none: a consumer.

@@ -71,7 +71,7 @@ def main() -> int:
         if request.form == "around":
             _around(request, out)
         else:
-            _Search(request, out).run()
+            _FileSearch(request, out).run()
         out.flush()
     except (ConfigError, LogaggError) as error:
         out.write(event("failed", {"error": str(error)}))
@@ -86,7 +86,7 @@ def text_of(renderer: Renderer, line: bytes) -> str:
     return paint(renderer.feed(parse_line(line)), False)
 
 
-class _Search:
+class _FileSearch:
     """A search through all matching records of files."""
 
     def __init__(self, request: SearchRequest, out: BinaryIO) -> None:

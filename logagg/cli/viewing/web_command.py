@@ -108,7 +108,7 @@ def web(options: PageOptions, files: tuple[str, ...]) -> None:
     """Show the log in a browser: live, the past, workers and sinks.
 
     Reads the running consumer as `logagg tail` does, or FILE, rotated and compressed
-    ones too. Prints a link with a token; whoever has it can read the log. It only
+    ones too. Prints a link with a token: all that have it can read the log. It only
     reads, and never delays the service. Ctrl-C ends it.
 
     \b

@@ -18,7 +18,7 @@ import msgspec
 from click.shell_completion import CompletionItem
 
 from logagg.cli.command import Command, command
-from logagg.cli.view_options import (
+from logagg.cli.viewing.view_options import (
     RecordOptions,
     StatsOptions,
     TailOptions,
