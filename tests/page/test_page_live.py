@@ -667,7 +667,7 @@ def test_an_older_page_is_noticed(page: Any, server: Web, app: Worker) -> None:
     def older(route: Any) -> None:
         answer = route.fetch()
         body = re.sub(
-            r'(logagg-version" content=")[^"]*', r"\g<1>0.0.1 old", answer.text()
+            r'(data-version=")[^"]*', r"\g<1>0.0.1 old", answer.text()
         )
         route.fulfill(response=answer, body=body)
 

@@ -35,6 +35,7 @@ _OWN = b"consumer"
 _BAD = (b"error", b"critical")
 
 # offered + recovered + made = all of these
+_WORDS = {"queued_records": "queued", "spool_records": "spooled"}
 _IN = ("offered", "recovered", "made")
 _OUT = (
     "filtered", "sampled", "collapsed", "duplicates", "written", "dropped",
@@ -256,7 +257,8 @@ class Machinery:
         rows = []
         for each in self.status.get("sinks", []):
             name = str(each["url"])
-            parts = {key: _number(each[key]) for key in (*_IN, *_OUT)}
+            came = {key: _number(each[key]) for key in _IN}
+            went = {_WORDS.get(key, key): _number(each[key]) for key in _OUT}
             rows.append(
                 {
                     "sink": name.partition("?")[0],
@@ -265,8 +267,9 @@ class Machinery:
                     "retries": each["retries"],
                     "spool_bytes": each["spool_bytes"],
                     "waiting": _waiting(each),
-                    "parts": parts,
-                    "holds": sum(parts[k] for k in _IN) == sum(parts[k] for k in _OUT),
+                    "in": came,
+                    "out": went,
+                    "holds": sum(came.values()) == sum(went.values()),
                     "rates": _rates(picked, "sinks", name, 0, 1.0),
                     "queue": _values(picked, "sinks", name, 1),
                     "spool": _values(picked, "sinks", name, 3),

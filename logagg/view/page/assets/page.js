@@ -1,339 +1,325 @@
 // The page: its connection, its keys, and what joins the parts.
-import { clockOf, colours, count, h, order, parse, placeOf, plain, span } from "./text.js";
-import { List, entryOf } from "./list.js";
+import { $, clockOf, colours, count, h, on, order, parse, placeOf, plain, put, span } from "./text.js";
+import { List, entryOf, hole } from "./list.js";
 import { copy, detailOf } from "./detail.js";
 import { Filters } from "./filters.js";
 import { Strip } from "./strip.js";
 import { MachineryTab } from "./machinery.js";
 
-const $ = (id) => document.getElementById(id);
 const LONGEST_PAUSE = 15, GONE_AFTER = 6, SLEEP_AFTER = 60_000;
-const VERSION = document.querySelector('meta[name="logagg-version"]').content;
 
 let source = null, lastId = "", tries = 0, retryAt = 0, down = false;
 let state = {}, hello = {}, seenAt = 0, keep = 0, olderDone = false, olderBusy = false;
 let control = "", skip = 0, opened = false;
 
-const announce = (text) => { $("announce").textContent = ""; $("announce").textContent = text; };
+const announce = (text) => { put("announce", ""); put("announce", text); };
 
 // --- the list
 
 const hooks = {
-  paused: drawPaused,
-  trimmed() { olderDone = false; },
-  load: (entry) => loadHole(entry),
-  older: () => loadOlder(),
+	paused: drawPaused,
+	trimmed() { olderDone = false; },
+	load: (entry) => loadHole(entry),
+	older: () => loadOlder(),
 };
 const list = new List($("list"), hooks);
 const around = new List($("context-list"), { ...hooks, trimmed() {}, older() {}, paused() {} });
 const current = () => ($("context-list").hidden ? list : around);
 const filters = new Filters(() => changed());
 const strip = new Strip($("strip"), {
-  range: (since, until) => filters.setRange(since, until),
-  jump,
-  chosen: (level, worker) => filters.chosen(level, worker),
+	range: (since, until) => filters.setRange(since, until),
+	jump,
+	chosen: (level, worker) => filters.chosen(level, worker),
 });
 
 function drawPaused() {
-  const bar = $("paused");
-  bar.hidden = list.following || filters.past;
-  const came = list.missed ? ` – ${count(list.missed)} new record${list.missed === 1 ? "" : "s"} ↓` : "";
-  const text = `Paused${came}`;
-  if (bar.textContent !== text) bar.textContent = text;
-  $("pause").hidden = !list.following;
-  gutter();
+	const bar = $("paused");
+	bar.hidden = list.following || filters.past;
+	const came = list.missed ? ` – ${count(list.missed)} new record${list.missed === 1 ? "" : "s"} ↓` : "";
+	put(bar, `Paused${came}`);
+	$("pause").hidden = !list.following;
+	gutter();
+}
+
+// A path with the filter and more in its query.
+function path(name, more = {}) {
+	const query = filters.query();
+	for (const key in more) query.set(key, more[key]);
+	return `${name}?${query}`;
 }
 
 async function records(query) {
-  const answer = await fetch(query);
-  if (!answer.ok) throw new Error(answer.status);
-  const [head, ...lines] = (await answer.text()).split("\n");
-  return [JSON.parse(head), lines.filter(Boolean).map(entryOf)];
+	const answer = await fetch(query);
+	if (!answer.ok) throw new Error(answer.status);
+	const [head, ...lines] = (await answer.text()).split("\n");
+	return [JSON.parse(head), lines.filter(Boolean).map(entryOf)];
 }
 
 async function loadHole(entry) {
-  const query = filters.query();
-  query.set("from", entry.from);
-  query.set("to", entry.to + 1);
-  const [head, found] = await records(`/records?${query}`);
-  const oldest = found.length ? found[0].n : entry.to;
-  const rest = head.more && oldest > entry.from
-    ? [{ ...entry, to: oldest - 1, count: Math.max(entry.count - found.length, 1) }] : [];
-  if (!found.length) rest.push({ ...entry, gone: true });
-  list.replace(entry, [...rest, ...found]);
+	const [head, found] = await records(path("/records", { from: entry.from, to: entry.to + 1 }));
+	const oldest = found.length ? found[0].n : entry.to;
+	const rest = head.more && oldest > entry.from
+		? [{ ...entry, to: oldest - 1, count: Math.max(entry.count - found.length, 1) }] : [];
+	if (!found.length) rest.push({ ...entry, gone: true });
+	list.replace(entry, [...rest, ...found]);
 }
 
 async function loadOlder() {
-  if (olderBusy || olderDone || filters.past || !list.entries.length) return;
-  olderBusy = true;
-  try {
-    const query = filters.query();
-    query.set("to", list.entries.find((entry) => entry.n)?.n ?? 0);
-    const [, found] = await records(`/records?${query}`);
-    if (found.length) {
-      list.addBefore(found);
-      list.extendAbove();
-    } else olderDone = true;
-  } finally { olderBusy = false; }
+	if (olderBusy || olderDone || filters.past || !list.entries.length) return;
+	olderBusy = true;
+	try {
+		const [, found] = await records(path("/records", { to: list.oldest ?? 0 }));
+		if (found.length) {
+			list.addBefore(found);
+			list.extendAbove();
+		} else olderDone = true;
+	} finally { olderBusy = false; }
 }
 
 // After the filter has changed: stay at the record that was on top.
 async function showAt(n) {
-  const first = list.entries.find((entry) => entry.n)?.n;
-  if (first > n) {
-    const query = filters.query();
-    query.set("to", n + 200);
-    const [, found] = await records(`/records?${query}`);
-    const older = found.filter((entry) => entry.n < first);
-    const from = (older[older.length - 1]?.n ?? n) + 1;
-    if (from < first - 1) {
-      older.push({ kind: "skip", text: "", stamp: "", from, to: first - 1, count: first - from });
-    }
-    list.addBefore(older);
-  }
-  const place = list.entries.findIndex((entry) => entry.n >= n);
-  if (place >= 0) list.reveal(list.base + place, false);
+	const first = list.oldest;
+	if (first > n) {
+		const [, found] = await records(path("/records", { to: n + 200 }));
+		const older = found.filter((entry) => entry.n < first);
+		const from = (older[older.length - 1]?.n ?? n) + 1;
+		if (from < first - 1) older.push(hole(from, first - 1));
+		list.addBefore(older);
+	}
+	const place = list.entries.findIndex((entry) => entry.n >= n);
+	if (place >= 0) list.reveal(list.base + place, false);
 }
 
 function jump(since, until) {
-  const place = list.entries.findIndex((entry) => entry.stamp && entry.stamp >= since);
-  if (place > 0 || (place === 0 && (olderDone || filters.past))) list.reveal(list.base + place);
-  else filters.setRange(since, until);
+	const place = list.entries.findIndex((entry) => entry.stamp && entry.stamp >= since);
+	if (place > 0 || (place === 0 && (olderDone || filters.past))) list.reveal(list.base + place);
+	else filters.setRange(since, until);
 }
 
 // --- the connection
 
 function changed() {
-  keep = list.following || filters.past ? 0 : list.place()?.n || 0;
-  skip = 0;
-  closeContext();
-  connect(false);
+	keep = list.following || filters.past ? 0 : list.place()?.n || 0;
+	skip = 0;
+	closeContext();
+	connect(false);
 }
 
 function connect(resume) {
-  source?.close();
-  retryAt = 0;
-  if (filters.past) { searchPast(); return; }
-  $("past").hidden = true;
-  const query = filters.query();
-  if (resume && lastId) query.set("last", lastId);
-  source = new EventSource(`/events?${query}`);
-  source.addEventListener("hello", (event) => greet(JSON.parse(event.data), resume));
-  source.addEventListener("state", (event) => { state = JSON.parse(event.data); drawState(); });
-  source.addEventListener("batch", (event) => take(event));
-  source.addEventListener("caught_up", () => drawEmpty());
-  source.onerror = () => lost();
+	source?.close();
+	retryAt = 0;
+	if (filters.past) { searchPast(); return; }
+	$("past").hidden = true;
+	source = new EventSource(path("/events", resume && lastId ? { last: lastId } : {}));
+	on(source, "hello", (e) => greet(JSON.parse(e.data), resume));
+	on(source, "state", (e) => { state = JSON.parse(e.data); drawState(); });
+	on(source, "batch", (e) => take(e));
+	on(source, "caught_up", () => drawEmpty());
+	source.onerror = () => lost();
 }
 
 function greet(found, resume) {
-  hello = found;
-  machinery.control = found.control;
-  document.body.classList.toggle("control", found.control);
-  $("stale").hidden = found.version === VERSION;
-  if (found.fresh) {
-    list.clear();
-    filters.reset();
-    strip.reset(false);
-    olderDone = false;
-    drawPaused();
-  } else if (resume && down) {
-    list.add([{ kind: "note", text: `reconnected after ${span((Date.now() - down) / 1000)}`, stamp: "" }]);
-  }
-  tries = 0;
-  down = false;
+	hello = found;
+	machinery.control = found.control;
+	document.body.classList.toggle("control", found.control);
+	$("stale").hidden = found.version === document.documentElement.dataset.version;
+	if (found.fresh) {
+		list.clear();
+		filters.reset();
+		strip.reset(false);
+		olderDone = false;
+		drawPaused();
+	} else if (resume && down) {
+		list.add([{ kind: "note", text: `reconnected after ${span((Date.now() - down) / 1000)}`, stamp: "" }]);
+	}
+	tries = 0;
+	down = false;
 }
 
-function take(event) {
-  if (event.lastEventId) lastId = event.lastEventId;
-  const lines = event.data.split("\n");
-  const head = JSON.parse(lines[0]);
-  const found = lines.slice(1).map(entryOf);
-  if (head.total) seenAt = Date.now();
-  if (head.skipped?.count) found.unshift({ kind: "skip", text: "", stamp: "", ...head.skipped });
-  list.add(found);
-  filters.count(head.counts, head.total);
-  strip.count(head.counts);
-  if ("more" in head && found.length) { // the first ones: their own time counts
-    const stamp = Date.parse(found[found.length - 1].stamp);
-    seenAt = stamp || seenAt;
-    if (keep) { showAt(keep); keep = 0; }
-    openLink();
-  }
-  drawEmpty();
-  gutter();
+function takeBatch(data, past) {
+	const [first, ...lines] = data.split("\n");
+	const head = JSON.parse(first), found = lines.map(entryOf);
+	if (past) for (const entry of found) entry.past = true;
+	if (head.skipped?.count) found.unshift({ ...hole(0, 0), ...head.skipped });
+	list.add(found);
+	filters.count(head.counts, head.total);
+	strip.count(head.counts);
+	gutter();
+	return [head, found];
+}
+
+function take(e) {
+	if (e.lastEventId) lastId = e.lastEventId;
+	const [head, found] = takeBatch(e.data);
+	if (head.total) seenAt = Date.now();
+	if ("more" in head && found.length) { // the first ones: their own time counts
+		const stamp = Date.parse(found[found.length - 1].stamp);
+		seenAt = stamp || seenAt;
+		if (keep) { showAt(keep); keep = 0; }
+		openLink();
+	}
+	drawEmpty();
 }
 
 async function lost() {
-  source.close();
-  if (!down) down = Date.now();
-  const pause = Math.min(LONGEST_PAUSE, 2 ** tries++);
-  retryAt = Date.now() + pause * 1000;
-  drawState();
-  try {
-    const answer = await fetch("/session");
-    if (answer.status === 401) { retryAt = Infinity; drawState(); }
-  } catch { /* it does not answer: tried again */ }
+	source.close();
+	if (!down) down = Date.now();
+	const pause = Math.min(LONGEST_PAUSE, 2 ** tries++);
+	retryAt = Date.now() + pause * 1000;
+	drawState();
+	try {
+		const answer = await fetch("/session");
+		if (answer.status === 401) { retryAt = Infinity; drawState(); }
+	} catch { /* it does not answer: tried again */ }
 }
 
 function drawState() {
-  const [kind, words] = stateNow();
-  if ($("dot").className !== kind) $("dot").className = kind;
-  if ($("state-words").textContent !== words) $("state-words").textContent = words;
-  const age = seenAt && !filters.past ? `last record ${span((Date.now() - seenAt) / 1000)} ago` : "";
-  if ($("age").textContent !== age) $("age").textContent = age;
-  if (hello.files?.length) $("run").textContent = hello.files.map((path) => path.split("/").pop()).join(", ");
-  else $("run").textContent = state.run ? `run ${state.run}, workers ${state.alive}/${state.workers} alive` : "no run";
-  $("loss").textContent = `${count(state.lost || 0)} lost`;
-  $("loss").classList.toggle("bad", Boolean(state.lost));
+	const [kind, words] = stateNow();
+	if ($("dot").className !== kind) $("dot").className = kind;
+	put("state-words", words);
+	put("age", seenAt && !filters.past ? `last record ${span((Date.now() - seenAt) / 1000)} ago` : "");
+	put("run", hello.files?.length ? hello.files.map((path) => path.split("/").pop()).join(", ")
+		: state.run ? `run ${state.run}, workers ${state.alive}/${state.workers} alive` : "no run");
+	put("loss", `${count(state.lost || 0)} lost`);
+	$("loss").classList.toggle("bad", Boolean(state.lost));
 }
 
 function stateNow() {
-  if (retryAt === Infinity) return ["red", "gone: the server is another one; use the link that it prints"];
-  if (retryAt) {
-    const left = Math.max(0, Math.ceil((retryAt - Date.now()) / 1000));
-    return tries > GONE_AFTER ? ["red", `gone: no logagg web answers; trying again in ${left} s`]
-      : ["amber", `reconnecting in ${left} s`];
-  }
-  if (filters.past) return ["blue", "the past"];
-  if (!source || source.readyState !== 1) return ["amber", "connecting"];
-  if (state.ended) return ["red", `gone: ${state.error || "the log cannot be read any more"}`];
-  if (state.connected === false) return ["amber", state.error || "no logagg is running here; waiting"];
-  return ["green", "live"];
+	if (retryAt === Infinity) return ["red", "gone: the server is another one; use the link that it prints"];
+	if (retryAt) {
+		const left = Math.max(0, Math.ceil((retryAt - Date.now()) / 1000));
+		return tries > GONE_AFTER ? ["red", `gone: no logagg web answers; trying again in ${left} s`]
+			: ["amber", `reconnecting in ${left} s`];
+	}
+	if (filters.past) return ["blue", "the past"];
+	if (!source || source.readyState !== 1) return ["amber", "connecting"];
+	if (state.ended) return ["red", `gone: ${state.error || "the log cannot be read any more"}`];
+	if (state.connected === false) return ["amber", state.error || "no logagg is running here; waiting"];
+	return ["green", "live"];
 }
 
 setInterval(() => {
-  if (retryAt && retryAt <= Date.now()) connect(true);
-  drawState();
-  strip.draw();
+	if (retryAt && retryAt <= Date.now()) connect(true);
+	drawState();
+	strip.draw();
 }, 1000);
 
-document.addEventListener("visibilitychange", () => {
-  clearTimeout(document.sleep);
-  if (document.hidden) {
-    document.sleep = setTimeout(() => { if (!filters.past) { source?.close(); source = null; } }, SLEEP_AFTER);
-  } else if (!source && !filters.past) connect(true);
+on(document, "visibilitychange", () => {
+	clearTimeout(document.sleep);
+	if (document.hidden) {
+		document.sleep = setTimeout(() => { if (!filters.past) { source?.close(); source = null; } }, SLEEP_AFTER);
+	} else if (!source && !filters.past) connect(true);
 });
 
 // --- the past
 
 function searchPast() {
-  const query = filters.query();
-  if (skip) query.set("skip", skip);
-  list.clear();
-  list.pause("past");
-  list.fillsBelow = true;
-  filters.reset();
-  strip.reset(true);
-  drawPaused();
-  $("past").hidden = $("cancel").hidden = false;
-  $("more").hidden = true;
-  $("progress").hidden = false;
-  let shown = 0;
-  const words = (text) => {
-    $("past-words").textContent = text;
-    drawState();
-    drawEmpty();
-  };
-  const end = (text) => {
-    source.close();
-    $("cancel").hidden = $("progress").hidden = true;
-    words(text);
-    openLink();
-  };
-  words("searching");
-  source = new EventSource(`/past?${query}`);
-  source.addEventListener("batch", (event) => {
-    const lines = event.data.split("\n");
-    const head = JSON.parse(lines[0]);
-    const found = lines.slice(1).map((line) => ({ ...entryOf(line), past: true }));
-    shown += found.length;
-    list.add(found);
-    filters.count(head.counts, head.total);
-    strip.count(head.counts);
-    $("progress").value = head.size ? head.done / head.size : 0;
-    words(`searching: ${count(shown)} shown, ${Math.round($("progress").value * 100)} %`);
-    gutter();
-  });
-  source.addEventListener("end", (event) => {
-    const { hits, more, held } = JSON.parse(event.data);
-    const first = skip + (shown ? 1 : 0);
-    $("more").hidden = !more;
-    const of = more || skip ? `${count(first)} to ${count(skip + shown)} of ` : "";
-    end(`${of}${count(hits)} records${held ? " in the server's memory; the consumer writes no file" : ""}`);
-    skip += shown;
-  });
-  source.addEventListener("failed", (event) => end(JSON.parse(event.data).error));
-  source.onerror = () => end("the search has ended early");
-  $("cancel").onclick = () => end(`cancelled: ${count(shown)} shown`);
-  $("more").onclick = () => searchPast();
+	list.clear();
+	list.pause("past");
+	list.fillsBelow = true;
+	filters.reset();
+	strip.reset(true);
+	drawPaused();
+	$("past").hidden = $("cancel").hidden = false;
+	$("more").hidden = true;
+	$("progress").hidden = false;
+	let shown = 0;
+	const words = (text) => {
+		put("past-words", text);
+		drawState();
+		drawEmpty();
+	};
+	const end = (text) => {
+		source.close();
+		$("cancel").hidden = $("progress").hidden = true;
+		words(text);
+		openLink();
+	};
+	words("searching");
+	source = new EventSource(path("/past", { skip }));
+	on(source, "batch", (e) => {
+		const [head, found] = takeBatch(e.data, true);
+		shown += found.length;
+		$("progress").value = head.size ? head.done / head.size : 0;
+		words(`searching: ${count(shown)} shown, ${Math.round($("progress").value * 100)} %`);
+	});
+	on(source, "end", (e) => {
+		const { hits, more, held } = JSON.parse(e.data);
+		const first = skip + (shown ? 1 : 0);
+		$("more").hidden = !more;
+		const of = more || skip ? `${count(first)} to ${count(skip + shown)} of ` : "";
+		end(`${of}${count(hits)} records${held ? " in the server's memory; the consumer writes no file" : ""}`);
+		skip += shown;
+	});
+	on(source, "failed", (e) => end(JSON.parse(e.data).error));
+	source.onerror = () => end("the search has ended early");
+	$("cancel").onclick = () => end(`cancelled: ${count(shown)} shown`);
+	$("more").onclick = () => searchPast();
 }
-
-$("live").onclick = () => filters.setRange("", "");
 
 // --- one record
 
 function toggle(row, focus = true) {
-  if (!row?.entry || row.entry.kind !== "record") return;
-  const detail = row.querySelector(".detail");
-  if (detail) { detail.remove(); if (focus) row.focus({ preventScroll: true }); return; }
-  list.pause("open");
-  row.append(detailOf(row.entry, {
-    context: (entry) => openContext(entry),
-    link: (entry) => copyLink(entry),
-    copy: (text) => copy(text, announce),
-    filter: (term) => filters.add(term),
-    live: () => !row.entry.past,
-    close: () => toggle(row),
-  }));
-  current().select(row, focus);
+	if (!row?.entry || row.entry.kind !== "record") return;
+	const detail = row.querySelector(".detail");
+	if (detail) { detail.remove(); if (focus) row.focus({ preventScroll: true }); return; }
+	list.pause("open");
+	row.append(detailOf(row.entry, {
+		context: (entry) => openContext(entry), link: copyLink,
+		copy: (text) => copy(text, announce),
+		filter: (term) => filters.add(term),
+		live: () => !row.entry.past,
+		close: () => toggle(row),
+	}));
+	current().select(row, focus);
 }
 
 function copyLink(entry) {
-  const query = filters.query().toString();
-  const place = encodeURIComponent(placeOf(parse(entry.text)));
-  copy(`${location.origin}/${query ? `?${query}` : ""}#r=${place}`, () => announce("link copied"));
+	const query = filters.query().toString();
+	const place = encodeURIComponent(placeOf(parse(entry.text)));
+	copy(`${location.origin}/${query ? `?${query}` : ""}#r=${place}`, () => announce("link copied"));
 }
 
 async function openContext(entry, at = "", words = "in context, unfiltered") {
-  const query = new URLSearchParams({ count: 60 });
-  if (entry && !entry.past) query.set("n", entry.n);
-  query.set("at", at || placeOf(parse(entry.text)));
-  const [head, found] = await records(`/around?${query}`);
-  list.pause("open");
-  const hit = found.find((each) => each.n === head.hit);
-  $("context").hidden = $("context-list").hidden = false;
-  $("context-words").textContent = hit ? words
-    : "This record is not held any more: it is in no file here and has left the server's memory.";
-  around.clear();
-  around.pause("open");
-  if (hit) hit.hit = true;
-  around.entries = found.map((each) => (head.live ? each : { ...each, past: true }));
-  around.show(0);
-  const place = around.entries.findIndex((each) => each.n === head.hit);
-  if (hit) around.reveal(place);
-  return hit;
+	const query = new URLSearchParams({ count: 60 });
+	if (entry && !entry.past) query.set("n", entry.n);
+	query.set("at", at || placeOf(parse(entry.text)));
+	const [head, found] = await records(`/around?${query}`);
+	list.pause("open");
+	const hit = found.find((each) => each.n === head.hit);
+	$("context").hidden = $("context-list").hidden = false;
+	put("context-words", hit ? words
+		: "This record is not held any more: it is in no file here and has left the server's memory.");
+	around.clear();
+	around.pause("open");
+	if (hit) hit.hit = true;
+	around.entries = found.map((each) => (head.live ? each : { ...each, past: true }));
+	around.show(0);
+	const place = around.entries.findIndex((each) => each.n === head.hit);
+	if (hit) around.reveal(place);
+	return hit;
 }
 
 function closeContext() {
-  $("context").hidden = $("context-list").hidden = true;
-  around.clear();
-  if (location.hash.startsWith("#r=")) history.replaceState(null, "", location.pathname + location.search);
+	$("context").hidden = $("context-list").hidden = true;
+	around.clear();
+	if (location.hash.startsWith("#r=")) history.replaceState(null, "", location.pathname + location.search);
 }
 
 async function openLink() {
-  if (opened || !location.hash.startsWith("#r=")) return;
-  opened = true;
-  const at = decodeURIComponent(location.hash.slice(3));
-  const hit = await openContext(null, at, "the record of the link, with its neighbours, unfiltered");
-  if (hit) toggle(around.selected);
+	if (opened || !location.hash.startsWith("#r=")) return;
+	opened = true;
+	const at = decodeURIComponent(location.hash.slice(3));
+	const hit = await openContext(null, at, "the record of the link, with its neighbours, unfiltered");
+	if (hit) toggle(around.selected);
 }
-window.addEventListener("hashchange", () => { opened = false; openLink(); });
+on(window, "hashchange", () => { opened = false; openLink(); });
 
 for (const each of [list, around]) {
-  each.box.addEventListener("click", (event) => {
-    if (!event.target.closest(".line") || !document.getSelection().isCollapsed) return;
-    toggle(event.target.closest(".row"));
-  });
+	on(each.box, "click", (e) => {
+		if (!e.target.closest(".line") || !document.getSelection().isCollapsed) return;
+		toggle(e.target.closest(".row"));
+	});
 }
 
 // --- the gutter
@@ -342,213 +328,207 @@ let gutterTimer = 0;
 function gutter() { gutterTimer ||= setTimeout(drawGutter, 300); }
 
 function drawGutter() {
-  gutterTimer = 0;
-  const canvas = $("gutter"), height = canvas.clientHeight || 300;
-  if (canvas.height !== height) canvas.height = height;
-  const context = canvas.getContext("2d"), colour = colours(canvas);
-  const size = list.entries.length || 1;
-  context.clearRect(0, 0, 12, height);
-  context.fillStyle = colour("edge");
-  context.fillRect(0, (list.start - list.base) / size * height, 12, Math.max(2, (list.end - list.start) / size * height));
-  let errors = 0;
-  list.entries.forEach((entry, place) => {
-    const kind = entry.kind === "mark" ? "info" : entry.kind === "record" ? entry.level : "debug";
-    if (entry.kind === "record" && order(kind) < 30) return;
-    if (order(kind) >= 40) errors++;
-    context.fillStyle = colour(`bar-${kind}`);
-    context.fillRect(order(kind) >= 40 ? 2 : 4, place / size * height, 8, 2);
-  });
-  canvas.dataset.errors = errors;
+	gutterTimer = 0;
+	const canvas = $("gutter"), height = canvas.clientHeight || 300;
+	if (canvas.height !== height) canvas.height = height;
+	const context = canvas.getContext("2d"), colour = colours(canvas);
+	const size = list.entries.length || 1;
+	context.clearRect(0, 0, 12, height);
+	context.fillStyle = colour("edge");
+	context.fillRect(0, (list.start - list.base) / size * height, 12, Math.max(2, (list.end - list.start) / size * height));
+	let errors = 0;
+	list.entries.forEach((entry, place) => {
+		const kind = entry.kind === "mark" ? "info" : entry.kind === "record" ? entry.level : "debug";
+		if (entry.kind === "record" && order(kind) < 30) return;
+		if (order(kind) >= 40) errors++;
+		context.fillStyle = colour(`bar-${kind}`);
+		context.fillRect(order(kind) >= 40 ? 2 : 4, place / size * height, 8, 2);
+	});
+	canvas.dataset.errors = errors;
 }
-$("gutter").addEventListener("click", (event) => {
-  const part = event.offsetY / ($("gutter").clientHeight || 1);
-  if (list.entries.length) list.reveal(list.base + Math.floor(part * (list.entries.length - 1)));
+on($("gutter"), "click", (e) => {
+	const part = e.offsetY / ($("gutter").clientHeight || 1);
+	if (list.entries.length) list.reveal(list.base + Math.floor(part * (list.entries.length - 1)));
 });
-list.box.addEventListener("scroll", gutter, { passive: true });
+on(list.box, "scroll", gutter, { passive: true });
 
 // --- tools
 
 const isBad = (entry) => entry.kind === "record" && order(entry.level) >= 40;
 
 function nextError(step = 1) {
-  const shown = current(), place = shown.next(isBad, step);
-  if (place < 0) announce(`no error among the ${count(shown.entries.length)} records in this page`);
-  else shown.reveal(place);
+	const shown = current(), place = shown.next(isBad, step);
+	if (place < 0) announce(`no error among the ${count(shown.entries.length)} records in this page`);
+	else shown.reveal(place);
 }
 
 function pauseOrGo() {
-  if (filters.past) return;
-  if (list.following) list.pause("space");
-  else list.follow();
-  announce(list.following ? "following" : "paused");
+	if (filters.past) return;
+	if (list.following) list.pause("space");
+	else list.follow();
+	announce(list.following ? "following" : "paused");
 }
 
 function mark() {
-  const now = new Date().toISOString();
-  list.add([{ kind: "mark", text: `mark ${clockOf(now)}`, stamp: now }]);
+	const now = new Date().toISOString();
+	list.add([{ kind: "mark", text: `mark ${clockOf(now)}`, stamp: now }]);
 }
 
 function clear() {
-  list.clear();
-  olderDone = true;
-  drawPaused();
-  drawEmpty();
+	list.clear();
+	olderDone = true;
+	drawPaused();
+	drawEmpty();
 }
 
 function copyAll(text) {
-  const found = list.entries.filter((entry) => entry.kind === "record");
-  const lines = found.map((entry) => (text ? plain(parse(entry.text)) : entry.text));
-  copy(lines.join("\n") + "\n", () => announce(`${count(found.length)} records copied`));
+	const found = list.entries.filter((entry) => entry.kind === "record");
+	const lines = found.map((entry) => (text ? plain(parse(entry.text)) : entry.text));
+	copy(lines.join("\n") + "\n", () => announce(`${count(found.length)} records copied`));
 }
 
 for (const form of ["json", "text"]) {
-  $(`copy-${form}`).onclick = () => copyAll(form === "text");
-  $(`download-${form}`).addEventListener("click", (event) => {
-    const query = filters.query();
-    query.set("form", form);
-    if (filters.past) query.set("past", "1");
-    event.currentTarget.href = `/download?${query}`;
-  });
+	$(`copy-${form}`).onclick = () => copyAll(form === "text");
+	on($(`download-${form}`), "click", (e) => {
+		e.currentTarget.href = path("/download", { form, past: Number(filters.past) });
+	});
 }
-$("pause").onclick = pauseOrGo;
-$("paused").onclick = () => list.follow();
-$("next-error").onclick = () => nextError();
-$("mark").onclick = mark;
-$("clear").onclick = clear;
-$("context-close").onclick = closeContext;
-$("reload").onclick = () => location.reload();
-$("switch").onclick = () => { filters.off = !filters.off; filters.apply(); };
+const CLICKS = {
+	pause: pauseOrGo, paused: () => list.follow(), "next-error": () => nextError(), mark, clear,
+	"context-close": closeContext, reload: () => location.reload(), live: () => filters.setRange("", ""),
+	switch: () => { filters.off = !filters.off; filters.apply(); }, "help-open": () => $("help").showModal(),
+};
+for (const id in CLICKS) $(id).onclick = CLICKS[id];
 
 function drawEmpty() {
-  const box = $("empty");
-  box.hidden = list.entries.some((entry) => entry.kind !== "note");
-  if (box.hidden) return;
-  const hidden = filters.total > 0;
-  const key = `${hidden} ${filters.past} ${state.run} ${state.connected}`;
-  if (box.key === key) return;
-  box.key = key;
-  if (hidden || filters.past) {
-    box.replaceChildren(h("p", {}, filters.past ? "Nothing found." : "No record matches the filter."),
-      h("button", { onclick: () => filters.clear() }, "remove all filters"));
-  } else if (state.connected) {
-    const who = state.program ? `${state.program} runs` : state.run ? `run ${state.run} is there` : "the file is there";
-    box.replaceChildren(h("p", {}, `Nothing is logged yet; ${who}${state.alive ? `, with ${state.alive} workers` : ""}.`),
-      h("p", {}, "To log one line:"), h("pre", {}, 'import logging\nlogging.getLogger("app").info("hello")'));
-  } else {
-    box.replaceChildren(h("p", {}, "No logagg is running here; the page waits for one. To start a program:"),
-      h("pre", {}, "logagg run --sink file:app.log app.py"));
-  }
+	const box = $("empty");
+	box.hidden = list.entries.some((entry) => entry.kind !== "note");
+	if (box.hidden) return;
+	const hidden = filters.total > 0;
+	const key = `${hidden} ${filters.past} ${state.run} ${state.connected}`;
+	if (box.key === key) return;
+	box.key = key;
+	if (hidden || filters.past) {
+		box.replaceChildren(h("p", {}, filters.past ? "Nothing found." : "No record matches the filter."),
+			h("button", { onclick: () => filters.clear() }, "remove all filters"));
+	} else if (state.connected) {
+		const who = state.program || (state.run ? `run ${state.run}` : "the file");
+		box.replaceChildren(h("p", {}, `Nothing is logged yet by ${who}, workers: ${state.alive}. To log one line:`),
+			h("pre", {}, 'import logging\nlogging.getLogger("app").info("hello")'));
+	} else {
+		box.replaceChildren(h("p", {}, "No logagg is running here; the page waits for one. To start a program:"),
+			h("pre", {}, "logagg run --sink file:app.log app.py"));
+	}
 }
 
 // --- the machinery, dialogs, settings
 
 const machinery = new MachineryTab(async (action, words, more = {}) => {
-  $("confirm-words").textContent = words;
-  $("confirm").showModal();
-  await new Promise((done) => $("confirm").addEventListener("close", done, { once: true }));
-  if ($("confirm").returnValue !== "yes") return;
-  control ||= (await (await fetch("/session")).json()).control;
-  announce(`${action}: asked for`);
-  const answer = await fetch("/control", { method: "POST", headers: { "X-Logagg-Control": control },
-    body: JSON.stringify({ action, confirmed: true, ...more }) });
-  const { done, error } = await answer.json();
-  announce(done || error);
-  $("service").textContent = done || error;
+	const dialog = $("confirm");
+	put("confirm-words", words);
+	dialog.returnValue = "";
+	dialog.showModal();
+	await new Promise((done) => on(dialog, "close", done, { once: true }));
+	if (dialog.returnValue !== "yes") return;
+	control ||= (await (await fetch("/session")).json()).control;
+	announce(`${action}: asked for`);
+	const answer = await fetch("/control", { method: "POST", headers: { "X-Logagg-Control": control },
+		body: JSON.stringify({ action, confirmed: true, ...more }) });
+	const { done, error } = await answer.json();
+	announce(done || error);
+	put("service", done || error);
 });
 $("do-reload").onclick = () => machinery.act("reload", "Reload: replace all workers, one after the other?");
 $("stop").onclick = () => machinery.act("stop", "Stop the run? Its workers end, and this page has nothing to follow.");
-$("scale-form").onsubmit = (event) => {
-  event.preventDefault();
-  const workers = Number($("scale").value);
-  machinery.act("scale", `Scale to ${workers} workers?`, { workers });
+$("scale-form").onsubmit = (e) => {
+	e.preventDefault();
+	const workers = Number($("scale").value);
+	machinery.act("scale", `Scale to ${workers} workers?`, { workers });
 };
 
 function tab(name) {
-  for (const each of ["log", "machinery"]) {
-    $(each).hidden = each !== name;
-    $(`tab-${each}`).setAttribute("aria-selected", String(each === name));
-    $(`tab-${each}`).tabIndex = each === name ? 0 : -1;
-  }
-  machinery.show(name === "machinery");
-  if (name === "log" && list.following) list.toEnd();
+	for (const each of ["log", "machinery"]) {
+		$(each).hidden = each !== name;
+		$(`tab-${each}`).setAttribute("aria-selected", String(each === name));
+		$(`tab-${each}`).tabIndex = each === name ? 0 : -1;
+	}
+	machinery.show(name === "machinery");
+	if (name === "log" && list.following) list.toEnd();
 }
 for (const name of ["log", "machinery"]) {
-  $(`tab-${name}`).onclick = () => tab(name);
-  $(`tab-${name}`).onkeydown = (event) => {
-    if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
-    const other = name === "log" ? "machinery" : "log";
-    tab(other);
-    $(`tab-${other}`).focus();
-  };
+	$(`tab-${name}`).onclick = () => tab(name);
+	$(`tab-${name}`).onkeydown = (e) => { if (/^Arrow(Left|Right)$/.test(e.key)) KEYS.t(); };
 }
 
-for (const [button, region] of [["loss", "losses-region"], ["run", "workers-region"]]) {
-  $(button).onclick = () => { tab("machinery"); $(region).focus(); };
+for (const [button, region] of [["loss", "ledger-region"], ["run", "worker-rows-region"]]) {
+	$(button).onclick = () => { tab("machinery"); $(region).focus(); };
 }
-$("help-open").onclick = () => $("help").showModal();
 $("settings-open").onclick = () => {
-  $("set-events").checked = !filters.box.value.includes(NO_EVENTS);
-  $("settings").showModal();
+	$("set-events").checked = !filters.box.value.includes(NO_EVENTS);
+	$("settings").showModal();
 };
 const NO_EVENTS = "-logger=logagg";
 $("set-events").onchange = () => {
-  const rest = filters.box.value.replace(NO_EVENTS, "").trim();
-  filters.box.value = $("set-events").checked ? rest : `${rest} ${NO_EVENTS}`.trim();
-  filters.apply();
+	const rest = filters.box.value.replace(NO_EVENTS, "").trim();
+	filters.box.value = $("set-events").checked ? rest : `${rest} ${NO_EVENTS}`.trim();
+	filters.apply();
 };
 
 const settings = { wrap: false, compact: false, time: "clock", theme: "auto" };
 try { Object.assign(settings, JSON.parse(localStorage.getItem("logagg") || "{}")); } catch { /* the defaults */ }
 function applySettings() {
-  document.body.classList.toggle("wrap", settings.wrap);
-  document.body.classList.toggle("compact", settings.compact);
-  document.documentElement.dataset.theme = settings.theme;
-  list.style = around.style = settings.time;
-  for (const [name, key] of [["set-wrap", "wrap"], ["set-compact", "compact"]]) $(name).checked = settings[key];
-  for (const [name, key] of [["set-time", "time"], ["set-theme", "theme"]]) $(name).value = settings[key];
-  if (list.entries.length) { if (list.following) list.follow(); else list.show(list.start, list.anchor()); }
-  gutter();
+	document.body.classList.toggle("wrap", settings.wrap);
+	document.body.classList.toggle("compact", settings.compact);
+	document.documentElement.dataset.theme = settings.theme;
+	list.style = around.style = settings.time;
+	for (const key in settings) $(`set-${key}`)[typeof settings[key] === "boolean" ? "checked" : "value"] = settings[key];
+	if (list.entries.length) { if (list.following) list.follow(); else list.show(list.start, list.anchor()); }
+	gutter();
 }
 for (const key of Object.keys(settings)) {
-  $(`set-${key}`).onchange = (event) => {
-    settings[key] = event.target.type === "checkbox" ? event.target.checked : event.target.value;
-    try { localStorage.setItem("logagg", JSON.stringify(settings)); } catch { /* for this page only */ }
-    applySettings();
-  };
+	$(`set-${key}`).onchange = (e) => {
+		settings[key] = e.target.type === "checkbox" ? e.target.checked : e.target.value;
+		try { localStorage.setItem("logagg", JSON.stringify(settings)); } catch { /* for this page only */ }
+		applySettings();
+	};
 }
 
 // --- keys
 
+function selected(act) {
+	const entry = current().selected?.entry;
+	if (entry?.kind === "record") act(entry);
+}
+
 const KEYS = {
-  "/": () => { filters.box.focus(); filters.box.select(); },
-  " ": pauseOrGo,
-  e: () => nextError(1), E: () => nextError(-1),
-  g: () => { list.pause("open"); list.show(list.base); list.box.scrollTop = 0; },
-  G: () => { if (filters.past) list.reveal(list.last - 1); else list.follow(); },
-  j: () => current().move(1), k: () => current().move(-1),
-  ArrowDown: () => current().move(1), ArrowUp: () => current().move(-1),
-  Enter: () => toggle(current().selected),
-  c: () => { const row = current().selected; if (row?.entry.kind === "record") openContext(row.entry); },
-  l: () => { const row = current().selected; if (row?.entry.kind === "record") copyLink(row.entry); },
-  m: mark, x: clear,
-  t: () => { const name = $("log").hidden ? "log" : "machinery"; tab(name); $(`tab-${name}`).focus(); },
-  "?": () => $("help").showModal(),
-  Escape: () => closeContext(),
+	"/": () => { filters.box.focus(); filters.box.select(); },
+	" ": pauseOrGo,
+	e: () => nextError(1), E: () => nextError(-1),
+	g: () => { list.pause("open"); list.show(list.base); list.box.scrollTop = 0; },
+	G: () => { if (filters.past) list.reveal(list.last - 1); else list.follow(); },
+	j: () => current().move(1), k: () => current().move(-1),
+	ArrowDown: () => current().move(1), ArrowUp: () => current().move(-1),
+	Enter: () => toggle(current().selected),
+	c: () => selected(openContext), l: () => selected(copyLink),
+	m: mark, x: clear,
+	t: () => { const name = $("log").hidden ? "log" : "machinery"; tab(name); $(`tab-${name}`).focus(); },
+	"?": CLICKS["help-open"],
+	Escape: () => closeContext(),
 };
 KEYS.Home = KEYS.g;
 KEYS.End = KEYS.G;
 
-document.addEventListener("keydown", (event) => {
-  const target = event.target;
-  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
-  if (event.key === "Escape" && target.matches("input")) { event.preventDefault(); target.blur(); return; }
-  if (target.matches("input, select, textarea")) return;
-  if ((event.key === " " || event.key === "Enter") && target.closest("button, a, summary")) return;
-  if (event.key.startsWith("Arrow") && target.closest("[role=tab]")) return;
-  const act = KEYS[event.key];
-  if (!act || ($("log").hidden && !"t?".includes(event.key))) return;
-  event.preventDefault();
-  act();
+on(document, "keydown", (e) => {
+	const target = e.target;
+	if (e.ctrlKey || e.metaKey || e.altKey || document.querySelector("dialog[open]")) return;
+	if (e.key === "Escape" && target.matches("input")) { e.preventDefault(); target.blur(); return; }
+	if (target.matches("input, select, textarea")) return;
+	if ((e.key === " " || e.key === "Enter") && target.closest("button, a, summary")) return;
+	if (e.key.startsWith("Arrow") && target.closest("[role=tab]")) return;
+	const act = KEYS[e.key];
+	if (!act || ($("log").hidden && !"t?".includes(e.key))) return;
+	e.preventDefault();
+	act();
 });
 
 applySettings();
