@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -66,10 +67,15 @@ async def _start() -> Process:
 
 
 async def _end(process: Process) -> None:
+    """End a process with its helpers, and release its pipes."""
+    assert process.stdin is not None
+    assert process.stdout is not None
     # Not `Process.kill`, which takes the status of one that has ended from asyncio.
     if process.returncode is None:
         with contextlib.suppress(OSError):
-            handle = process_handle(process.pid)
-            with contextlib.closing(handle):
-                handle.send(signal.SIGKILL)
+            process_handle(process.pid).close()  # raises when it has gone
+            os.killpg(process.pid, signal.SIGKILL)
+    process.stdin.close()
+    while await process.stdout.read(_CHUNK_BYTES):
+        pass
     await process.wait()

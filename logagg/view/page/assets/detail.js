@@ -49,7 +49,7 @@ export function detailOf(entry, actions) {
 		button("close", () => actions.close()));
 	box.append(tools);
 	if (record._bytes) {
-		const text = `long: ${bytes(record._bytes)}; its texts are cut here`;
+		const text = `long: ${bytes(record._bytes)}; its texts are cut`;
 		box.append(h("p", { class: "dim" }, text, entry.n && actions.live()
 			? h("a", { href: `/record?n=${entry.n}`, download: "record.json" }, " download it whole") : null));
 	}

@@ -1,7 +1,6 @@
 // The filter: the box, the chips, the range of time, and the line that shows all of them.
 import { $, count, framed, h, inline, on, order, put, severity, workerColour, workerTag } from "./text.js";
 
-
 export class Filters {
 	constructor(changed) {
 		this.changed = changed;
@@ -21,8 +20,6 @@ export class Filters {
 		on($("filter"), "submit", (e) => { e.preventDefault(); this.typed(0); });
 		this.read();
 	}
-
-	// --- the query ---
 
 	read() {
 		const query = new URLSearchParams(location.search);
@@ -114,8 +111,6 @@ export class Filters {
 		this.off = false;
 		this.apply();
 	}
-
-	// --- numbers ---
 
 	reset() {
 		this.counts.clear();

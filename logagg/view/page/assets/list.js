@@ -3,7 +3,7 @@
 import { clockOf, count, dayOf, fieldsOf, h, inline, levelOf, levelWord, on, parse, rect, severity,
 	span, stampOf, summaryOf, valueText, visible, workerColour, workerTag } from "./text.js";
 
-const MOST_ROWS = 400, STEP = 100, NEAR = 300;
+const MOST_ROWS = 400, FAST_ROWS = 120, STEP = 100, NEAR = 300;
 const MOST_ENTRIES = 10_000, MOST_CHARS = 8_000_000;
 const GAP = 60;
 
@@ -23,7 +23,7 @@ export class List {
 
 	clear() {
 		this.entries = [];
-		this.base = 0; // the index of the first entry, if none had been forgotten
+		this.base = 0; // the index of the first entry
 		this.chars = 0;
 		this.start = this.end = 0;
 		this.following = true;
@@ -38,8 +38,6 @@ export class List {
 	get last() { return this.base + this.entries.length; }
 	get oldest() { return this.entries.find((entry) => entry.n)?.n; }
 	at(index) { return this.entries[index - this.base]; }
-
-	// --- entries ---
 
 	add(entries) {
 		if (!entries.length) return;
@@ -88,8 +86,6 @@ export class List {
 		this.show(Math.min(this.start, this.base + place), top);
 	}
 
-	// --- the window ---
-
 	rows(from, to) {
 		const rows = [];
 		for (let index = from; index < to; index++) {
@@ -110,8 +106,9 @@ export class List {
 			this.missed = added;
 			return;
 		}
-		const from = Math.max(this.base, this.last - MOST_ROWS);
-		if (added >= MOST_ROWS || this.end < from || !this.box.childElementCount) {
+		const fast = added >= FAST_ROWS;
+		const from = Math.max(this.base, this.last - (fast ? FAST_ROWS : MOST_ROWS), fast ? 0 : this.start);
+		if (fast || this.end < from || !this.box.childElementCount) {
 			this.box.replaceChildren(...this.rows(from, this.last));
 		} else {
 			const fresh = this.rows(this.end, this.last);
@@ -190,8 +187,6 @@ export class List {
 		if (row) this.box.scrollTop += rect(row).top - top.y;
 	}
 
-	// --- pause ---
-
 	pause(reason) {
 		if (!this.following) { if (reason === "space") this.reason = reason; return; }
 		this.following = false;
@@ -205,12 +200,10 @@ export class List {
 		this.fillsBelow = false;
 		this.missed = this.top = 0;
 		this.box.replaceChildren();
-		this.end = 0;
-		if (this.entries.length) this.showEnd(MOST_ROWS);
+		this.start = this.end = 0;
+		if (this.entries.length) this.showEnd(0);
 		this.hooks.paused();
 	}
-
-	// --- selection ---
 
 	select(row, focus = true) {
 		if (this.selected === row) { if (focus) row?.focus({ preventScroll: true }); return; }
@@ -275,8 +268,6 @@ export class List {
 		}
 		return -1;
 	}
-
-	// --- one row ---
 
 	row(entry, before) {
 		const row = entry.kind === "record" ? this.recordRow(entry, before) : this.ruleRow(entry);

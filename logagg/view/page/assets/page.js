@@ -76,7 +76,7 @@ async function loadOlder() {
 	} finally { olderBusy = false; }
 }
 
-// After the filter has changed: stay at the record that was on top.
+// After the filter has changed: stay at the record that was read.
 async function showAt(n) {
 	const first = list.oldest;
 	if (first > n) {
@@ -185,10 +185,10 @@ function drawState() {
 }
 
 function stateNow() {
-	if (retryAt === Infinity) return ["red", "gone: the server is another one; use the link that it prints"];
+	if (retryAt === Infinity) return ["red", "gone: another server; use the link that it prints"];
 	if (retryAt) {
 		const left = Math.max(0, Math.ceil((retryAt - Date.now()) / 1000));
-		return tries > GONE_AFTER ? ["red", `gone: no logagg web answers; trying again in ${left} s`]
+		return tries > GONE_AFTER ? ["red", `gone: no answer; trying again in ${left} s`]
 			: ["amber", `reconnecting in ${left} s`];
 	}
 	if (filters.past) return ["blue", "the past"];
@@ -257,7 +257,7 @@ function searchPast() {
 	$("more").onclick = () => searchPast();
 }
 
-// --- one record
+// --- a record
 
 function toggle(row, focus = true) {
 	if (!row?.entry || row.entry.kind !== "record") return;
@@ -289,7 +289,7 @@ async function openContext(entry, at = "", words = "in context, unfiltered") {
 	const hit = found.find((each) => each.n === head.hit);
 	$("context").hidden = $("context-list").hidden = false;
 	put("context-words", hit ? words
-		: "This record is not held any more: it is in no file here and has left the server's memory.");
+		: "This record is not held any more, in memory or in files.");
 	around.clear();
 	around.pause("open");
 	if (hit) hit.hit = true;
@@ -413,15 +413,15 @@ function drawEmpty() {
 			h("button", { onclick: () => filters.clear() }, "remove all filters"));
 	} else if (state.connected) {
 		const who = state.program || (state.run ? `run ${state.run}` : "the file");
-		box.replaceChildren(h("p", {}, `Nothing is logged yet by ${who}, workers: ${state.alive}. To log one line:`),
+		box.replaceChildren(h("p", {}, `Nothing yet of ${who}, workers: ${state.alive}. To log one line:`),
 			h("pre", {}, 'import logging\nlogging.getLogger("app").info("hello")'));
 	} else {
-		box.replaceChildren(h("p", {}, "No logagg is running here; the page waits for one. To start a program:"),
+		box.replaceChildren(h("p", {}, "No logagg is running here. To start a program:"),
 			h("pre", {}, "logagg run --sink file:app.log app.py"));
 	}
 }
 
-// --- the machinery, dialogs, settings
+// --- dialogs, settings
 
 const machinery = new MachineryTab(async (action, words, more = {}) => {
 	const dialog = $("confirm");
@@ -439,7 +439,7 @@ const machinery = new MachineryTab(async (action, words, more = {}) => {
 	put("service", done || error);
 });
 $("do-reload").onclick = () => machinery.act("reload", "Reload: replace all workers, one after the other?");
-$("stop").onclick = () => machinery.act("stop", "Stop the run? Its workers end, and this page has nothing to follow.");
+$("stop").onclick = () => machinery.act("stop", "Stop the run? Its workers end.");
 $("scale-form").onsubmit = (e) => {
 	e.preventDefault();
 	const workers = Number($("scale").value);

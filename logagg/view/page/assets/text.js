@@ -169,7 +169,7 @@ export function plain(record) {
 	return visible(stack ? `${head}\n${stack}` : head);
 }
 
-// The colours of the theme, for a canvas: those of an element that has them.
+// The colours of the theme, for a canvas.
 export function colours(canvas) {
 	const known = {};
 	return (name) => {
