@@ -266,7 +266,7 @@ def line(
     record = {
         "timestamp": f"{clock}.{round((second - whole) * 1e9):09d}Z",
         "level": level, "worker": worker_name, "seq": seq, "logger": "app",
-        "message": f"record {seq}", "pid": 1, "process": "MainProcess",
+        "message": f"record {seq}", "pid": 4242, "process": "MainProcess",
         "thread": "MainThread", **more,
     }  # fmt: skip
     return json.dumps(record, separators=(",", ":")).encode() + b"\n"

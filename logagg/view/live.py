@@ -52,7 +52,6 @@ class Live:
     """The connection to whichever consumer `find` names.
 
     Attributes:
-        cursor: The last line seen.
         caught_up: All past lines that were requested have come.
         wanted: How many past lines the user wants of those that match; None: all.
         past_count: How many lines of the last `poll` were past ones.
@@ -89,13 +88,22 @@ class Live:
         self._waiting = False
         self.run: str | None = None
         self._after = after
-        self.cursor = after
+        self._cursor = after
+        self._newest = b""
         self._seen_until = b""
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         self.caught_up = False
         self.restarted = False
         self.wanted = None if after is not None else self._hello.get("lines")
         self.past_count = 0
+
+    @property
+    def cursor(self) -> Cursor | None:
+        """The place of the last line seen."""
+        if self._newest:
+            self._cursor = Cursor.of_line(self._newest) or self._cursor
+            self._newest = b""
+        return self._cursor
 
     @property
     def connected(self) -> bool:
@@ -202,7 +210,7 @@ class Live:
         self._seen[key] = None
         if len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
-        self.cursor = Cursor.of_line(line) or self.cursor
+        self._newest = line
         return True
 
     def _on_control(self, line: bytes) -> None:

@@ -3,7 +3,8 @@
 It reads without a filter, from one subscription, so a consumer has one viewer however
 many pages are open. At most MOST_WAITING batches wait for the server's loop; then it
 reads no more, and the consumer drops records for this viewer alone, which a note in
-their place announces.
+their place announces. While no page is open it can rest: a consumer has then no viewer,
+and a note stands where records were not read.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from logagg.core.units import span_text
 from logagg.errors import ConfigError, LogaggError
 from logagg.filters import matcher
 from logagg.view import discover, files
@@ -25,6 +27,7 @@ from logagg.view.sources import FileSource, TailSource
 __all__ = ["LogFeed"]
 
 MOST_WAITING = 64
+_REST_CHECK = 0.05  # seconds
 PAST_OF_FILES = 20_000
 """How many past lines of files are held for the live view."""
 
@@ -69,6 +72,7 @@ class LogFeed(threading.Thread):
         self._room = threading.Semaphore(MOST_WAITING)
         self._wake, self._woken = os.pipe()
         self._ended = False
+        self._rests = False
         self.connected = False
         self.error = ""
         self._live: Live | None = None
@@ -125,6 +129,9 @@ class LogFeed(threading.Thread):
             self._source.close()
 
     def _poll(self) -> None:
+        if self._rests and self._live is not None:
+            self._rest(self._live)
+            return
         lines = self._source.poll()
         self.connected = self._source.reachable()
         if self.connected:
@@ -136,6 +143,23 @@ class LogFeed(threading.Thread):
             return
         ready = [self._wake, *self._source.descriptors()]
         select.select(ready, [], [], self._source.pause())
+
+    def _rest(self, live: Live) -> None:
+        """Leave the consumer until `wake`."""
+        live.close()
+        begun = time.monotonic()
+        while self._rests and not self._ended:
+            select.select([self._wake], [], [], _REST_CHECK)
+        seconds = span_text(time.monotonic() - begun)
+        self._note(f"not read for {seconds}, while no page was open: see the past")
+
+    def rest(self) -> None:
+        """Read no more until `wake`. Files are always read."""
+        self._rests = True
+
+    def wake(self) -> None:
+        """Read on."""
+        self._rests = False
 
     def _put(self, lines: list[bytes]) -> None:
         if not lines:

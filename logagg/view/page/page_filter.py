@@ -33,8 +33,9 @@ _WORD = re.compile(r"""(?:"(?:[^"\\]|\\.)*"|'[^']*'|[^\s"'])+|["']""", re.DOTALL
 _QUOTED = re.compile(r"""(-?)(?:"((?:[^"\\]|\\.)*)"|'([^']*)')""", re.DOTALL)
 _SIGNS = re.compile(r"[=~<>?]")
 
+# As a line of a worker begins, or one of another program that was converted.
 _HEAD = re.compile(
-    rb'\{"timestamp":"([^"]{19})[^"]*","level":"([^"\\]*)"'
+    rb'\{(?:"timestamp":"([^"]{0,19})[^"]*",)?"level":"([^"\\]*)"'
     rb'(?:,"worker":"([^"\\]*)")?'
 )
 
@@ -47,8 +48,8 @@ def _cell(line: bytes) -> tuple[bytes, bytes, bytes]:
     found = _HEAD.match(line)
     if found is None:
         return b"", b"info", b""
-    second, level, worker = found.groups()
-    return second, level, worker or b""
+    second, level, worker = found.groups(b"")
+    return second, level, worker
 
 
 def counts_of(lines: Iterable[bytes]) -> Counts:

@@ -42,6 +42,7 @@ from logagg.view.page.search_pool import SearchPool
 __all__ = ["PagePlan", "PageServer", "serve"]
 
 MOST_PAGES = 64
+REST_AFTER = 60.0  # seconds without a page after which a consumer is not read
 PAST_RECORDS = 5_000
 _SHUTDOWN_TIMEOUT = 0.1
 _LONGEST_BODY = 4_096
@@ -102,10 +103,12 @@ class PageServer:
             plan.paths, self._find, self._post, self._add, self._ring.add_note
         )
         self._watch: asyncio.Task[None] | None = None
+        self._resting: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Begin to read."""
         self._feed.start()
+        self._resting = self._loop.call_later(REST_AFTER, self._feed.rest)
         self._pool.start()
         if not self._plan.paths:
             self._watch = asyncio.ensure_future(self._machinery.watch())
@@ -216,14 +219,25 @@ class PageServer:
         stream = LiveStream(self._ring, chosen, self._boot, self._state)
         response = event_stream()
         await response.prepare(request)
-        self._pages += 1
+        self._open_page()
         try:
             await stream.run(response.write, last, self._hello())
         except (ConnectionError, asyncio.CancelledError):
             pass  # the page has gone, or the server ends
         finally:
-            self._pages -= 1
+            self._close_page()
         return response
+
+    def _open_page(self) -> None:
+        self._pages += 1
+        if self._resting is not None:
+            self._resting.cancel()
+        self._feed.wake()
+
+    def _close_page(self) -> None:
+        self._pages -= 1
+        if not self._pages:
+            self._resting = self._loop.call_later(REST_AFTER, self._feed.rest)
 
     def _hello(self) -> dict[str, Any]:
         plan = self._plan
