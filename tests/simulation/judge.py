@@ -80,9 +80,16 @@ class Ledger:
         self.calls.append(call)
         return call
 
-    def excuse(self, worker: int) -> None:
-        """Let records of a process be missing: of all that it has logged by now."""
-        self.excused |= {each.name for each in self.calls if each.worker == worker}
+    def excuse(self, worker: int, spooled: bytes) -> None:
+        """Let records of a process be missing: of all that it has logged by now.
+
+        Not those that are on disk: whoever ends, they are for the next consumer.
+        """
+        self.excused |= {
+            each.name
+            for each in self.calls
+            if each.worker == worker and b'"%b"' % each.name.encode() not in spooled
+        }
 
     def leave(self, worker: int) -> None:
         """Note that a process has closed without knowing where its records are."""

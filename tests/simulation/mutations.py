@@ -86,6 +86,20 @@ MUTATIONS: dict[str, list[Change]] = {
             "            before = self.seq\n",
         ),
     ],
+    "what an ended process has left is removed when it is read": [
+        Change(
+            "logagg.consumer.segment_reader",
+            "        return max(self.last, self._newest) <= acknowledged\n",
+            "        return self.last <= acknowledged\n",
+        ),
+    ],
+    "a record has the stamp of the clock before the attachment": [
+        Change(
+            "logagg.client.transport",
+            "        return resumed or delivery.offset != offset\n",
+            "        return resumed\n",
+        ),
+    ],
     "the end of a close discards what a signal handler logged in it": [
         Change(
             "logagg.client.transport",

@@ -385,10 +385,15 @@ class Scene:
 
     def _consumer_died(self) -> None:
         for worker in self._unconfirmed:
-            self.ledger.excuse(worker.number)
+            self.ledger.excuse(worker.number, self._spooled())
         self.ledger.excused |= self.ledger.left
         for worker, made in self._transports.items():
             self._handed_over[worker] = made.delivery._handovers
+
+    def _spooled(self) -> bytes:
+        """What processes have on disk for their consumer."""
+        files = [each for each in self.folder.rglob("*.spool") if each.is_file()]
+        return b"".join(each.read_bytes() for each in files)
 
     def _term_consumer(self, victim: Process, _: int) -> None:
         loop = self._loops.get(victim)
@@ -414,7 +419,7 @@ class Scene:
             for process, consumer in self._living.items()
         )
         if reads_no_more or self._handed_over.get(victim) == made.delivery._handovers:
-            self.ledger.excuse(victim.number)
+            self.ledger.excuse(victim.number, self._spooled())
 
     def _signal(self, victim: Process, _: int, records: int = 3) -> None:
         def handle() -> None:
