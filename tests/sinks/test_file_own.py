@@ -21,6 +21,7 @@ from logagg.sinks import FileSink
 from logagg.testing import FakeClock, make_batch, make_line
 from logagg_sinks.file import appender, log_file
 from logagg_sinks.file.pieces import own_files
+from logagg_sinks.file.pieces.journal import Claim, Journal
 
 NOON = 1_795_608_000.0  # 2026-11-25T12:00:00Z
 HOUR = 3600
@@ -725,3 +726,33 @@ def test_different_pairs_of_names_never_share_a_file(tmp_path):
     assert sorted(found.values()) == [[0], [1], [2], [3], [4]]
     assert found["a-b.log"] == [4]
     assert found["a-b-c.log"] == [1]
+
+
+def test_an_entry_that_a_full_disk_cut_off_takes_no_other_along(tmp_path, monkeypatch):
+    """The next one begins on a line of its own, although no byte fitted right after it."""
+    write, room = os.write, []
+
+    def scarce(descriptor, data):
+        if not room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, data[: room.pop()])
+
+    def note(inode, *sizes):
+        room[:] = reversed(sizes)
+        with journal.transaction():
+            journal.add(Claim("app.log", "app.log", inode, 10, "head/10"))
+
+    journal = Journal(tmp_path, ".app.log.journal")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", scarce)
+        note(1, 1000, 1000)
+        for sizes in ((30,), ()):
+            with pytest.raises(OSError, match="No space"):
+                note(2, *sizes)
+        note(3, 1000)
+    journal.close()
+
+    successor = Journal(tmp_path, ".app.log.journal")
+    successor.load()
+    assert sorted(inode for _, inode in successor.claims) == [1, 3]
+    successor.close()

@@ -133,6 +133,7 @@ class Journal:
         self._fd = -1
         self._read_to = 0
         self._entries = 0
+        self._is_truncated = False  # the file ends in a part of an entry
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -226,7 +227,7 @@ class Journal:
                 f"{self.name} is not a journal of this user that only it may write to; "
                 "remove it",
             )
-        self._fd, self._read_to, self._entries = fd, 0, 0
+        self._fd, self._read_to, self._entries, self._is_truncated = fd, 0, 0, False
         self.id, self.claims, self.dates = "", {}, set()
 
     def _refresh(self) -> None:
@@ -241,10 +242,10 @@ class Journal:
         self._read_to += len(data)
         for line in data.split(b"\n"):
             self._take(line)
+        if data:
+            self._is_truncated = not data.endswith(b"\n")
         if not self.id:
             self._append(_entry({"id": secrets.token_hex(8)}))
-        elif data and not data.endswith(b"\n"):
-            self._append(b"\n")  # the end of a writer that was killed
 
     def _take(self, line: bytes) -> None:
         try:
@@ -263,13 +264,16 @@ class Journal:
             pass  # truncated, or not an entry
 
     def _append(self, data: bytes) -> None:
+        """Add entries, after the end of one that its writer could not finish."""
+        if self._is_truncated:
+            data = b"\n" + data
         written = os.write(self._fd, data)
-        if written != len(data):
-            os.write(self._fd, b"\n")
+        self._read_to += written
+        self._is_truncated = written != len(data)
+        if self._is_truncated:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         for line in data.split(b"\n"):
             self._take(line)
-        self._read_to += len(data)
 
     def add(self, claim: Claim) -> None:
         """Note a file. Inside a transaction. Raises OSError."""
