@@ -213,7 +213,8 @@ def test_a_phone_shows_all_of_it(page: Any, server: Web) -> None:
         assert box is not None
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= 391, selector
-    assert page.locator("#list").bounding_box()["height"] > 150
+    assert page.locator("header").bounding_box()["height"] < 130
+    assert page.locator("#list").bounding_box()["height"] > 250
 
 
 def test_new_rows_are_not_animated_where_that_is_not_wanted(
