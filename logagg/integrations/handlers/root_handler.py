@@ -13,10 +13,12 @@ call in a worker of `logagg run`, and stays off under `logagg.start`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
+from threading import get_ident
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 from logagg.client.handler import Handler
 from logagg.integrations.import_hooks import when_imported
@@ -42,11 +44,16 @@ class RootHandler(Handler):
 class RootPlace:
     """The root logger's place for a handler.
 
+    While the program sets up logging, no place puts a handler there:
+    `basicConfig(force=True)` does nothing once the root logger has one again.
+
     Args:
         handler: The handler.
         reaches: Whether another handler's records get to the same log without it.
         yields: A handler that the program has taken off by hand stays off.
     """
+
+    _set_ups: ClassVar[list[int]] = []  # threads in such a call, of whatever place
 
     def __init__(
         self,
@@ -103,6 +110,17 @@ class RootPlace:
             for name in ("dictConfig", "fileConfig"):
                 self._replace(module, name, self._then_place)
 
+    @contextmanager
+    def _set_up(self) -> Iterator[None]:
+        """While the program sets up logging; then the handler is placed."""
+        self._set_ups.append(get_ident())
+        try:
+            yield
+        finally:
+            self._set_ups.remove(get_ident())
+            if self._watching:
+                self.place()
+
     def _keeps(self) -> bool:
         """Whether the handler goes back after the call that begins now."""
         gone = self._placed and self._handler not in logging.getLogger().handlers
@@ -121,13 +139,10 @@ class RootPlace:
     def _basic_config(self, original: Any) -> Callable[..., Any]:
         @wraps(original)
         def basic_config(**options: Any) -> None:
-            if self._keeps():
-                logging.getLogger().removeHandler(self._handler)
-            try:
+            with self._set_up():
+                if self._keeps():
+                    logging.getLogger().removeHandler(self._handler)
                 original(**options)
-            finally:
-                if self._watching:
-                    self.place()
 
         return basic_config
 
@@ -137,7 +152,8 @@ class RootPlace:
             original(logger, handler)
             root = logging.getLogger()
             taken_off = self._placed and self._handler not in root.handlers
-            if logger is root and handler is not self._handler and not taken_off:
+            by_hand = logger is root and get_ident() not in self._set_ups
+            if by_hand and handler is not self._handler and not taken_off:
                 self.place()
 
         return change
@@ -145,11 +161,8 @@ class RootPlace:
     def _then_place(self, original: Any) -> Callable[..., Any]:
         @wraps(original)
         def configured(*args: Any, **options: Any) -> Any:
-            self._keeps()
-            try:
+            with self._set_up():
+                self._keeps()
                 return original(*args, **options)
-            finally:
-                if self._watching:
-                    self.place()
 
         return configured

@@ -37,6 +37,33 @@ def test_pools_of_a_worker_log_records(run: Any, method: str, setup: str) -> Non
     assert all(r["worker"].startswith("1.") for r in found)
 
 
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_child_sets_up_logging_by_itself(run: Any, method: str) -> None:
+    """Level and file of its own hold, as without logagg, and each record comes once."""
+    run.write(
+        "app.py",
+        """
+        import logging, multiprocessing, sys
+        def child():
+            logging.basicConfig(level="DEBUG", filename="own.log")
+            logging.getLogger("kid").debug("first")
+            logging.basicConfig(level="DEBUG", force=True)
+            logging.getLogger("kid").debug("second")
+        if __name__ == "__main__":
+            context = multiprocessing.get_context(sys.argv[1])
+            process = context.Process(target=child)
+            process.start()
+            process.join()
+        """,
+    )
+
+    assert run.start("-w", 1, "app.py", "--", method).wait(40) == 0
+
+    found = [(r["level"], r["message"]) for r in run.records(logger="kid")]
+    assert found == [("debug", "first"), ("debug", "second")]
+    assert (run.directory / "own.log").read_text() == "DEBUG:kid:first\n"
+
+
 def test_loky_pools_log_records(run: Any) -> None:
     """joblib's workers are started by a copy of multiprocessing's spawn."""
     run.write(

@@ -38,6 +38,9 @@ WAYS = {
     "logging.basicConfig(level='DEBUG', stream=sys.stdout)",
     "basicConfig, force": "import logging\n"
     "logging.basicConfig(level='DEBUG', force=True)",
+    "basicConfig twice, with other levels, force": "import logging\n"
+    "logging.basicConfig(level='WARNING')\n"
+    "logging.basicConfig(level='DEBUG', format='%(message)s', force=True)",
     "dictConfig of the root": DICT.replace("STREAM", "").replace(
         "LOGGERS", "'root': {'handlers': ['console'], 'level': 'DEBUG'}"
     ),
