@@ -6,6 +6,9 @@ that the processors before it have done to it.
 
 Any other formatter may name a secret (`%(password)s`): it is given a record in which the
 values of secrets are replaced.
+
+Where a record goes on in place of a text (`as_formatted`), what a formatter of the
+program's own kind has done to the message holds: it may have masked a part of it.
 """
 
 from __future__ import annotations
@@ -13,14 +16,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Mapping
 from copy import copy
-from logging import Formatter, Handler, LogRecord
+from logging import Formatter, Handler, LogRecord, PercentStyle
 from typing import Any
 
 from logagg.core.secrets import PLACEHOLDER, is_secret, scrubbed
+from logagg.dialects.plain_text import without_colours
+from logagg.dialects.rendered_events import event_fields, parse_event
 
-__all__ = ["formatted"]
+__all__ = ["as_formatted", "formatted"]
 
 _STRUCTLOG = "structlog.stdlib"
+_MESSAGE = "%(message)s"
+_KNOWN = frozenset(("logging", "celery", "colorlog", "django", "structlog", "uvicorn"))
+"""Packages whose formatters change no message, or are read otherwise."""
 
 
 def formatted(
@@ -40,10 +48,7 @@ def formatted(
     Raises:
         Exception: The formatter's.
     """
-    bare = copy(record)
-    bare.exc_info = None
-    bare.exc_text = None
-    bare.stack_info = None
+    bare = _bare(record)
     formatter = handler.formatter
     if formatter is not None and _renders(handler, formatter):
         return _rendered(formatter, bare)
@@ -53,6 +58,65 @@ def formatted(
             attributes[name] = _without_secrets(name, attributes[name])
         bare.msg = _without_secrets("", bare.msg)  # it may be a dictionary
     return handler.format(bare), None
+
+
+def as_formatted(handler: Handler, record: LogRecord) -> LogRecord:
+    """The record with the message and the fields that a handler's formatter makes of it.
+
+    Args:
+        handler: A handler of the program's, which would write a text.
+
+    Returns:
+        The record itself, if its message stands in the text. Otherwise a copy with the
+        text, without what a format puts around a message, as its message. A copy, too,
+        for a text that is JSON and has further fields.
+    """
+    formatter = handler.formatter
+    if formatter is None or not _of_own_kind(type(formatter)):
+        return record
+    try:
+        mine: Any = copy(formatter)
+        mine._style, mine._fmt = PercentStyle(_MESSAGE), _MESSAGE
+        text: object = mine.format(_bare(record))
+        message = record.getMessage()
+    except Exception:  # noqa: BLE001 - a formatter can raise anything
+        return record
+    if not isinstance(text, str):
+        return record
+    further: dict[Any, Any] = {}
+    fields_only = isinstance(record.msg, Mapping)
+    if (event := parse_event(text.strip())) is not None:
+        text, further, _ = event_fields(event, record)
+        known = vars(record).keys() | (record.msg if fields_only else ())
+        further = {each: further[each] for each in further if each not in known}
+    if not isinstance(text, str) or fields_only:
+        text = message
+    changed = bool(text) and message.strip() not in without_colours(text)
+    if not changed and not further:
+        return record
+    made = copy(record)
+    made.__dict__.update(further)
+    if changed:
+        made.msg, made.args = without_colours(text), ()
+    return made
+
+
+def _of_own_kind(kind: type[Formatter]) -> bool:
+    """Whether a class of formatters makes the text in a way of its own."""
+    overridden = (
+        kind.format is not Formatter.format
+        or kind.formatMessage is not Formatter.formatMessage
+    )
+    return overridden and kind.__module__.partition(".")[0] not in _KNOWN
+
+
+def _bare(record: LogRecord) -> LogRecord:
+    """A copy without exception and stack."""
+    bare = copy(record)
+    bare.exc_info = None
+    bare.exc_text = None
+    bare.stack_info = None
+    return bare
 
 
 def _without_secrets(name: str, value: Any) -> Any:

@@ -45,6 +45,12 @@ _LEVELS = frozenset(
     )
 )  # fmt: skip
 _LOGGERS = frozenset(("logger", "name", "logger_name", "log.logger", "logger.name"))
+_RUNNING = frozenset(
+    (
+        "process", "thread", "processName", "threadName", "pid", "process_id",
+        "process_name", "thread_id", "thread_name",
+    )
+)  # fmt: skip
 _EXCEPTIONS = frozenset(("exc_info", "exception", "stack_info", "exc_text"))
 _MARKS = frozenset(("ecs.version", "ecs", "log", "process", "log.origin", "error"))
 _ATTRIBUTES = frozenset(vars(LogRecord("", 0, "", 0, "", (), None)))
@@ -168,7 +174,7 @@ def _repeats(name: Any, value: Any, record: LogRecord) -> bool:
     if name in _EXCEPTIONS:
         return bool(record.exc_info or record.exc_text or record.stack_info)
     own = (record.process, record.processName, record.thread, record.threadName)
-    return name in ("process", "thread", "processName", "threadName") and value in own
+    return name in _RUNNING and value in own
 
 
 def _is_time_of(value: Any, created: float) -> bool:

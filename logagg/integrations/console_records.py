@@ -6,8 +6,9 @@ arrive as text, without level, logger, fields and exception. Theory of operation
 
 - `StreamHandler.emit` and the `emit` of rich's handler are replaced. When the stream is
   a captured one, the record goes to the worker's transport; the handler's level and
-  filters have been applied by then, its formatter is not used. Any other stream is
-  written as before, so files and buffers of the program work as written.
+  filters have been applied by then, and a message that a formatter of the program's own
+  kind has changed is sent so (`as_formatted`). Any other stream is written as before,
+  so files and buffers of the program work as written.
 - What any other handler prints of a record is replaced by the record, too
   (`logagg.integrations.handlers.printing_handlers`).
 - The root logger keeps a `RootHandler` as long as nothing else on it reaches the
@@ -45,6 +46,7 @@ from typing import Any
 
 from logagg.client.fast import log_calls
 from logagg.client.handler import Handler
+from logagg.dialects.formatter_texts import as_formatted
 from logagg.dialects.structlog_texts import event_record
 from logagg.integrations import (
     celery,
@@ -124,16 +126,26 @@ class Console:
                 with printing_handlers.held(record, self.send):
                     emit(handler, record)
             elif self.captures(stream):
-                self.send(record)
+                self.send(record, as_formatted(handler, record))
             else:
                 emit(handler, record)
 
         return routed
 
-    def send(self, record: logging.LogRecord) -> None:
-        """Send a record, unless it was sent when a handler held it back."""
-        if not sent_as_it_is.refs or not sent_as_it_is.has(record):
+    def send(
+        self, record: logging.LogRecord, made: logging.LogRecord | None = None
+    ) -> None:
+        """Send a record, unless it was sent when a handler held it back.
+
+        Args:
+            made: Sent in its place.
+        """
+        if sent_as_it_is.refs and sent_as_it_is.has(record):
+            return
+        if made is None or made is record:
             self.handler.emit(record)
+        else:
+            self.handler.handle_for(made, record)
 
     def passes_on(self, stream: Any) -> bool:
         """Whether a stream is of the program's own kind, and may print what it is given.

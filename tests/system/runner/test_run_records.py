@@ -201,6 +201,57 @@ def test_the_level_and_filter_of_a_console_handler_hold(run: Any) -> None:
 
 
 @pytest.mark.slow
+def test_what_a_formatter_of_the_programs_own_kind_says_arrives(run: Any) -> None:
+    """What it masks does not arrive, and what it adds does; the rest is the record's."""
+    run.write(
+        "app.py",
+        """
+        import json, logging, re, sys
+
+        class Masking(logging.Formatter):
+            def format(self, record):
+                return re.sub("[0-9]{16}", "****", super().format(record))
+
+        class Coloured(logging.Formatter):
+            def formatMessage(self, record):
+                return f"\\x1b[1m{super().formatMessage(record)}\\x1b[0m"
+
+        class Json(logging.Formatter):
+            def format(self, record):
+                return json.dumps({
+                    "lvl": record.levelname, "msg": record.getMessage().replace("Bob", "?"),
+                    "pid": record.process, "env": "prod", "keys": {"api_key": "K1"},
+                })
+
+        class Broken(logging.Formatter):
+            def format(self, record):
+                raise ValueError("broken")
+
+        for kind in Masking, Coloured, Json, Broken:
+            handler = logging.StreamHandler()
+            handler.setFormatter(kind("%(asctime)s %(levelname)s %(message)s"))
+            logger = logging.getLogger(f"by.{kind.__name__}")
+            logger.addHandler(handler)
+            logger.error("%s pays by %s", "Bob", "1234567812345678", extra={"order": 7})
+        """,
+    )
+
+    assert run.start("-w", 1, "app.py").wait(90) == 0
+
+    whole = "Bob pays by 1234567812345678"
+    found = [r for r in run.records() if r["logger"].startswith("by.")]
+    assert [(r["logger"], r["message"]) for r in found] == [
+        ("by.Masking", "Bob pays by ****"),
+        ("by.Coloured", whole),
+        ("by.Json", "? pays by 1234567812345678"),
+        ("by.Broken", whole),
+    ]
+    assert {(r["level"], r["order"]) for r in found} == {("error", 7)}
+    assert (found[2]["env"], found[2]["keys"]) == ("prod", {"api_key": "[redacted]"})
+    assert "pid_" not in found[2]
+
+
+@pytest.mark.slow
 def test_a_handler_on_a_stream_of_its_own_is_left_alone(run: Any) -> None:
     """A buffer, and a file on descriptor 2, get the text that was meant for them."""
     run.write(
