@@ -38,10 +38,10 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from importlib import import_module
 from inspect import iscoroutinefunction
-from types import FunctionType, ModuleType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from logagg.client.fast import log_calls
@@ -73,6 +73,7 @@ from logagg.integrations.printing import (
 __all__ = ["install"]
 
 _CAPTURED = "LOGAGG_CAPTURED"
+_FUNCTIONS = (FunctionType, MethodType, BuiltinFunctionType, partial)
 _ATTACH = "logagg.integrations.console_records:install"
 
 
@@ -296,7 +297,7 @@ def _loguru(console: Console, module: ModuleType) -> None:
 
     @wraps(add)
     def adding(self: Any, sink: Any, **options: Any) -> Any:
-        if type(sink) is FunctionType and not iscoroutinefunction(sink):
+        if isinstance(sink, _FUNCTIONS) and not iscoroutinefunction(sink):
             return add(self, printing_handlers.sink_that_prints(sink, send), **options)
         handler = None
         if isinstance(sink, logging.Handler) and not isinstance(sink, Handler):

@@ -299,6 +299,11 @@ LOGURU = """
         "logger.remove(); logger.add(sys.stderr, level='INFO', enqueue=True)",
         "import logagg.loguru; logger.remove(); logger.add(logagg.loguru.sink)",
         "logger.remove(); logger.add(lambda m: print(m, end=''), level='INFO')",
+        "logger.remove(); logger.add(sys.stdout.write, level='INFO')",
+        (
+            "import functools; logger.remove()\n"
+            "    logger.add(functools.partial(print, end='', flush=True), level='INFO')"
+        ),
         (
             "def sink(m): sys.stdout.write(m)\n"
             "    logger.configure(handlers=[dict(sink=sink, level='INFO', colorize=True)])"
