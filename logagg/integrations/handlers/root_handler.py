@@ -3,8 +3,8 @@
 `dictConfig`, `fileConfig` and `basicConfig(force=True)` take every handler off the root
 logger and close it. The handler of `logagg run`, of `logagg.start` and of their children
 goes back on it right after, unless another handler there reaches the same log. For
-`basicConfig`, which does nothing where the root logger has a handler, it does not count
-as one.
+`basicConfig`, which does nothing where the root logger has a handler, and for
+`Logger.hasHandlers` it does not count as one.
 
 What a program takes off by hand (`root.handlers.clear()`) comes back with the next such
 call in a worker of `logagg run`, and stays off under `logagg.start`.
@@ -86,6 +86,7 @@ class RootPlace:
         """Call `place` after each set-up of logging from now on."""
         self._watching = True
         self._replace(logging, "basicConfig", self._basic_config)
+        self._replace(logging.Logger, "hasHandlers", _without_ours)
         when_imported("logging.config", self._watch_config)
 
     def watch_handlers(self) -> None:
@@ -166,3 +167,16 @@ class RootPlace:
                 return original(*args, **options)
 
         return configured
+
+
+def _without_ours(original: Any) -> Callable[..., Any]:
+    @wraps(original)
+    def has_handlers(self: logging.Logger) -> Any:
+        logger: logging.Logger | None = self
+        while logger is not None:
+            if not all(isinstance(each, RootHandler) for each in logger.handlers):
+                return original(self)
+            logger = logger.parent if logger.propagate else None
+        return False
+
+    return has_handlers

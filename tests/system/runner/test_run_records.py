@@ -61,6 +61,15 @@ WAYS = {
         "'loggers': {'shop': {'handlers': ['console'], 'level': 'DEBUG'}},"
         " 'root': {'handlers': ['console']}",
     ),
+    "a logger set up if it has no handlers": """
+    import logging
+    shop = logging.getLogger("shop")
+    if not shop.hasHandlers():
+        shop.addHandler(logging.StreamHandler())
+        shop.setLevel("DEBUG")
+        shop.propagate = False
+    assert shop.hasHandlers() and not logging.getLogger("other").hasHandlers()
+    """,
     "a handler added by hand": """
     import logging
     logging.getLogger().addHandler(logging.StreamHandler())
