@@ -114,6 +114,7 @@ def test_the_connection_is_shown_in_words(page: Any, server: Web, app: Worker) -
         "/^reconnecting in \\d+ s$/.test(document.querySelector('#state-words').textContent)",
     )
     assert page.get_attribute("#dot", "class") == "amber"
+    assert server.process.wait(90) == 0
 
 
 def test_a_server_that_is_another_one_is_gone(page: Any, log: Path) -> None:
