@@ -11,6 +11,7 @@ import asyncio
 import functools
 import hashlib
 import logging
+import secrets
 import signal
 import ssl
 from collections.abc import Awaitable, Callable
@@ -98,7 +99,7 @@ class PageServer:
         self._pages = 0
         digest = hashlib.sha256(b"".join(v for _, v in sorted(_assets().items())))
         self._version = f"{plan.version} {digest.hexdigest()[:8]}"
-        self._boot = access.control[:8].replace(":", "_")
+        self._boot = secrets.token_hex(4)
         self._feed = LogFeed(
             plan.paths, self._find, self._post, self._add, self._ring.add_note
         )
