@@ -151,6 +151,7 @@ def test_the_text_for_a_page_is_one_line(data: bytes) -> None:
         assert len(text) < 40_000
 
 
+@pytest.mark.slow
 def test_a_feed_that_rests_has_no_viewer_and_goes_on_later(
     isolated: Path, tmp_path: Path
 ) -> None:
