@@ -118,6 +118,9 @@ def test_a_page_stays_responsive(page: Any, tmp_path: Path, rate: int) -> None:
             while total(page) < rate * SECONDS / 2:
                 assert time.monotonic() < deadline
                 page.wait_for_timeout(100)
+            longest = page.evaluate(
+                "window.longest"
+            )  # the collection is a long task too
             middle = heap(page)
             sent = int(writer.communicate(timeout=PATIENCE * 2)[0])
         wait_for(
@@ -128,7 +131,7 @@ def test_a_page_stays_responsive(page: Any, tmp_path: Path, rate: int) -> None:
         assert heap(page) < middle + 12_000_000
         if rate == 50_000:
             _load_a_hole(page)
-        print(f"{rate}/s: longest task {page.evaluate('window.longest'):.0f} ms")
+        print(f"{rate}/s: longest task {longest:.0f} ms")
 
 
 def test_a_paused_reader_does_not_move_at_any_rate(page: Any, tmp_path: Path) -> None:
