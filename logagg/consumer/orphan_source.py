@@ -71,6 +71,7 @@ class Takeover:
         self._restarted = config.restarted
         self._due = RESTART_HOLD if config.restarted else 0.0
         self._searching = False
+        self._attached: set[str] = set()  # streams that were, at any time in the search
 
     def holds(self, age: float, workers: Iterable[WorkerSource]) -> bool:
         """Whether the release waits for workers, for orphans, or for the first sink.
@@ -83,17 +84,18 @@ class Takeover:
         if age >= self._due and has_sinks:
             self._due = float("inf")
             self._searching = True
-            attached = {worker.stream for worker in workers}
-            self._tasks.start(self._search(attached), "the search for spooled records")
+            self._tasks.start(self._search(), "the search for spooled records")
+        if self._searching:  # one that attaches now may have ended when files are found
+            self._attached.update(worker.stream for worker in workers)
         attaching = self._restarted and age < RESTART_HOLD
         return attaching or not has_sinks or self._searching
 
-    async def _search(self, attached: set[str]) -> None:
+    async def _search(self) -> None:
         """Find what processes that are gone have left on disk."""
         try:
             async with asyncio.timeout(ORPHANS_TIMEOUT):
                 addresses = self._identifiers | self._fanout.identifiers
-                find = partial(OrphanSource.find, addresses, attached)
+                find = partial(OrphanSource.find, addresses, self._attached)
                 orphaned = await with_descriptor(find)
                 if orphaned is not None:
                     try:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from logagg.consumer.orphan_source import RESTART_HOLD, Takeover
+from logagg.consumer import segment_reader
+from logagg.consumer.orphan_source import RESTART_HOLD, OrphanSource, Takeover
 from logagg.fanout.watched_tasks import WatchedTasks
 from logagg.ipc.protocol import ConsumerConfig
 
@@ -91,3 +94,32 @@ def test_what_the_sinks_have_is_forgotten_once_nothing_is_left_that_it_is_for() 
         assert not sinks.knows_written
 
     asyncio.run(run())
+
+
+def test_a_worker_that_comes_during_the_search_reads_its_own_segments(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also one that has ended again when a descriptor is free for the search at last."""
+    asked: list[set[str]] = []
+
+    def find(_: set[str], attached: set[str]) -> None:
+        asked.append(set(attached))
+        if len(asked) < 3:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(segment_reader, "DESCRIPTOR_RETRY", 0.001)
+    monkeypatch.setattr(OrphanSource, "find", find)
+
+    async def run() -> None:
+        takeover, _ = made(Sinks(), restarted=False)
+        assert takeover.holds(1.0, [])
+        while not asked:
+            await asyncio.sleep(0)
+        workers = [worker()]
+        while takeover.holds(1.0, workers):
+            workers = []
+            await asyncio.sleep(0.001)
+
+    asyncio.run(run())
+    assert asked[0] == set()
+    assert asked[-1] == {"1-a"}
