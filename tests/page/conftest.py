@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -11,17 +12,36 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """Debian's chromium, one for all tests of a process."""
+def chromium() -> Iterator[tuple[Any, Any]]:
+    """Debian's chromium, one for all tests of a process, and the event loop it needs.
+
+    Between playwright's calls its loop counts as running: other tests of the process
+    could run none of their own.
+    """
     api = pytest.importorskip("playwright.sync_api")
     if not os.access(page_world.CHROMIUM, os.X_OK):
         pytest.skip(f"{page_world.CHROMIUM} is not there: apt-get install chromium")
-    with api.sync_playwright() as started:
-        made = started.chromium.launch(
-            executable_path=page_world.CHROMIUM, args=page_world.FLAGS
-        )
-        yield made
-        made.close()
+    try:
+        with api.sync_playwright() as started:
+            loop = asyncio._get_running_loop()
+            made = started.chromium.launch(
+                executable_path=page_world.CHROMIUM, args=page_world.FLAGS
+            )
+            asyncio._set_running_loop(None)
+            yield made, loop
+            asyncio._set_running_loop(loop)
+            made.close()
+    finally:
+        asyncio._set_running_loop(None)
+
+
+@pytest.fixture
+def browser(chromium: tuple[Any, Any]) -> Iterator[Any]:
+    """Chromium, for one test."""
+    made, loop = chromium
+    asyncio._set_running_loop(loop)
+    yield made
+    asyncio._set_running_loop(None)
 
 
 @pytest.fixture
