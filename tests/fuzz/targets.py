@@ -48,6 +48,7 @@ from logagg.ipc.protocol import (
     decode,
     decode_run_request,
 )
+from logagg.platform import endpoints
 from logagg.supervisor.messaging.frames import FRAMES, Decoder, misfit
 from logagg.supervisor.sockets.bind_address import BindAddress
 from logagg.supervisor.sockets.handoff import PACKET_BYTES, packet, receive_packet
@@ -233,7 +234,7 @@ class _Metrics:
         self.loop = asyncio.new_event_loop()
         self.reports: list[Any] = []
         self.loop.set_exception_handler(lambda _, context: self.reports.append(context))
-        listener = metrics_endpoint.listen("127.0.0.1:0")
+        listener = endpoints.listen("127.0.0.1:0", "metrics")
         self.port = listener.getsockname()[1]
         status = {"sinks": [], "workers": [], "ended": {}}
         self.end = self.loop.run_until_complete(

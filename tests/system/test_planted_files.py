@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 from support import PREAMBLE, records, wait_until
 
-from logagg.consumer import metrics
 from logagg.ipc import launcher
 from logagg.ipc.paths import owner_file
 from logagg.ipc.users import ALLOW_USERS
+from logagg.platform import endpoints
 from logagg.platform.system import LINUX, bind_with_mode, change_mode
 
 pytestmark = pytest.mark.skipif(
@@ -86,7 +86,7 @@ def swapping(monkeypatch: pytest.MonkeyPatch, precious: Path) -> None:
         return Swapped(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
     monkeypatch.setattr(launcher, "packet_socket", packet_socket)
-    monkeypatch.setattr(metrics.socket, "socket", Swapped)
+    monkeypatch.setattr(endpoints.socket, "socket", Swapped)
 
 
 @pytest.mark.usefixtures("swapping")
@@ -99,7 +99,7 @@ def test_the_mode_of_a_file_that_takes_a_sockets_name_stays(
     precious.chmod(0o640)
     for listen in (
         lambda: launcher.listen(str(shared / "c.sock")),
-        lambda: metrics._listen_unix(str(shared / "m.sock")),
+        lambda: endpoints._listen_unix(str(shared / "m.sock"), "metrics"),
     ):
         with pytest.raises(Exception, match="another user"):
             listen()
