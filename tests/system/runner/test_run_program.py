@@ -282,7 +282,7 @@ def test_a_program_that_cannot_start_is_given_up(run: Any) -> None:
     deaths = [m for m in run.messages(event="worker_exit") if " died: " in m]
     assert tries - 4 <= len(deaths) <= tries
     counts = [int(number) for each in deaths for number in re.findall(r"×(\d+)", each)]
-    assert len(deaths) - 4 <= max(counts) <= len(deaths)
+    assert len(deaths) - 4 <= max(counts) <= len(deaths), deaths
     assert "no config" in run.until_record(event="cannot_start")["message"]
 
 
