@@ -81,6 +81,7 @@ def test_workers_of_a_run_and_handlers_of_its_file_have_one_clock(tmp_path):
     stay = BASIC + OFFSET + "print('up', flush=True)\nsys.stdin.readline()\n"
     with running(stay, path, stdin=subprocess.PIPE) as one:
         assert one.stdout.readline() == "up\n"
+        wait_until(support.have(path, 2))  # the file has an owner
         command = [
             *LOGAGG,
             "run",

@@ -109,8 +109,8 @@ class ConsumerProcess:
         self._loop = asyncio.get_running_loop()
         self._metrics = endpoints.listen(metrics, "metrics") if metrics else None
         self._listener = launcher.listen(self.path)
-        self._offset = launcher.choose_offset(self.path, sinks)
         try:
+            self._offset = launcher.choose_offset(self.path, sinks)
             self._start(restarted=False)
         except OSError as error:
             raise ConsumerGone(f"the consumer cannot be started: {error}") from None
