@@ -441,10 +441,9 @@ def query(options: msgspec.Struct, hide: Iterable[str] = ()) -> str:
     """
     hidden = frozenset(hide)
     parts = []
-    for field in msgspec.structs.fields(options):
-        value = getattr(options, field.name)
-        if value is None or value == field.default or field.name in hidden:
+    for name, field in fields(type(options)).items():
+        value = getattr(options, name)
+        if value is None or value == field.default or name in hidden:
             continue
-        text = fields(type(options))[field.name].write(value)
-        parts.append(f"{field.name}={quote(text, safe=_SAFE)}")
+        parts.append(f"{name}={quote(field.write(value), safe=_SAFE)}")
     return "&".join(parts)

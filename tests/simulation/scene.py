@@ -564,6 +564,7 @@ def _redirected(world: World, scene: Scene, drawn: Draw) -> Iterator[None]:
     replaced: dict[tuple[str, str], Any] = {
         ("logagg.ipc.launcher", "spawn"): scene.spawn,
         ("logagg.sinks", "known"): known_sinks,
+        ("logagg.fanout.registry", "known"): known_sinks,
         ("logagg.ipc.paths", "_LASTING"): str(scene.folder),
         ("logagg.consumer.listener", "is_pid_of"): lambda *_: True,
         ("logagg.client.line_delivery", "KEEP_BYTES"): drawn.kept_bytes,
