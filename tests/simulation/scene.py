@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import loops
 import msgspec
@@ -240,6 +240,7 @@ class Scene:
             made.users += 1
             sink_urls._choose_overflow(made, policy)
         made.users = 0  # nothing of it is for another process
+        made._queued = _Queue()
         return made
 
     def _be_strange(self, process: Process) -> None:
@@ -406,7 +407,10 @@ class Scene:
         A consumer that is told to end reads nothing more after its time: as if dead.
         """
         made = self._transports[victim]
-        for _, body in made._queued:  # the interrupted call was to send them
+        queue = made._queued  # the interrupted call was to send them
+        assert isinstance(queue, _Queue)
+        in_hand = [queue.taken] if made._busy or made._sends_queued else []
+        for _, body in (*queue, *in_hand):
             self.ledger.excused.add(body.rpartition(b'"id":"')[2].strip(b'"').decode())
         self.ledger.excuse_queued(victim.number)
         if made.delivery.state is DeliveryState.TORN:
@@ -605,6 +609,17 @@ def _redirected(world: World, scene: Scene, drawn: Draw) -> Iterator[None]:
             os.close(each)
         executor.submit, executor.shutdown = own  # type: ignore[method-assign]
         sys.unraisablehook = hook
+
+
+class _Queue(collections.deque[tuple[str, bytes]]):
+    """Records of re-entrant calls; the one that was taken last may be in no file yet."""
+
+    taken: tuple[str, bytes] = ("", b"")
+
+    def __delitem__(self, index: SupportsIndex) -> None:
+        """Take one out."""
+        self.taken = self[index]
+        super().__delitem__(index)
 
 
 class _Forgetful(dict[str, tuple[int, int]]):
