@@ -105,7 +105,7 @@ def draw(seed: int) -> Draw:
         overflow=rng.choice([Overflow.SPOOL, Overflow.SPOOL, Overflow.BLOCK]),
         pipe_size=rng.choice([4096, 4096, 16384, 65536]),
         kept_bytes=rng.choice([4_000, 40_000, 16 << 20]),
-        sink=rng.choice(["", "", "?max_bytes=4kB&backups=99"]),
+        sink=rng.choice(["", "", "?max_bytes=4kB&backups=900"]),
         chaos=chaos,
         rates=rates,
         scripts=[
