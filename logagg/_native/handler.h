@@ -6,6 +6,7 @@
 #ifndef LOGAGG_HANDLER_H
 #define LOGAGG_HANDLER_H
 
+#include "known.h"
 #include "line.h"
 
 /* ---- what surrounds a call ---------------------------------------------------------- */
@@ -35,15 +36,18 @@ static int has_attribute(PyTypeObject *type, PyObject *name, PyObject *expected)
 /* Whether structlog's context variables and OpenTelemetry have nothing to add. */
 static int surroundings_are_plain(int *structured)
 {
+    static Seen trace, contextvars;
     *structured = 0;
-    if (member(modules, w_trace) != NULL)
+    if (seen_member(&trace, modules, w_trace) != NULL)
         return 0;
-    PyObject *module = member(modules, w_contextvars);
+    PyObject *module = seen_member(&contextvars, modules, w_contextvars);
     if (module == NULL)
         return 1;
     *structured = 1;
     PyObject *globals = PyModule_Check(module) ? PyModule_GetDict(module) : NULL;
-    PyObject *variables = globals == NULL ? NULL : member(globals, w__CONTEXT_VARS);
+    static Seen seen;
+    PyObject *variables = globals == NULL ? NULL
+                                          : seen_member(&seen, globals, w__CONTEXT_VARS);
     if (variables == NULL || !PyDict_CheckExact(variables)
         || PyDict_GET_SIZE(variables) > 32)
         return 0;
@@ -84,15 +88,33 @@ static PyObject *own_pid(void)
     return Py_NewRef(pid_object);
 }
 
+/* The Thread that runs, by its identifier; borrowed. */
+static PyObject *thread_of(unsigned long identifier)
+{
+    static struct {
+        uint64_t version;
+        unsigned long identifier;
+        PyObject *thread;
+    } known[THREADS], *place;
+    place = &known[(identifier >> 12) & (THREADS - 1)]; /* the address of its stack's end */
+    if (place->identifier == identifier && is_at(threads, place->version))
+        return place->thread;
+    PyObject *number = PyLong_FromUnsignedLong(identifier);
+    place->thread = number == NULL ? NULL : member(threads, number);
+    place->identifier = identifier;
+    place->version = place->thread == NULL ? 0 : version_of_dict(threads);
+    Py_XDECREF(number);
+    return place->thread;
+}
+
 /* The name of this thread; a new reference, NULL where Python must find it out. */
 static PyObject *own_thread(void)
 {
     static Verdict known;
-    if (member(threading_globals, w_get_ident) != real_ident)
+    static Seen get_ident, names;
+    if (seen_member(&get_ident, threading_globals, w_get_ident) != real_ident)
         return NULL; /* patched by gevent: greenlets are threads */
-    PyObject *ident = PyLong_FromUnsignedLong(PyThread_get_thread_ident());
-    PyObject *thread = ident == NULL ? NULL : member(threads, ident);
-    Py_XDECREF(ident);
+    PyObject *thread = thread_of(PyThread_get_thread_ident());
     if (thread == NULL)
         return NULL;
     PyTypeObject *type = Py_TYPE(thread);
@@ -102,20 +124,22 @@ static PyObject *own_thread(void)
         known.version = version_of(type);
     }
     PyObject *dict = known.plain ? dict_of(thread) : NULL;
-    PyObject *name = dict == NULL ? NULL : member(dict, w__name);
+    PyObject *name = dict == NULL ? NULL : seen_member(&names, dict, w__name);
     return name != NULL && PyUnicode_CheckExact(name) ? Py_NewRef(name) : NULL;
 }
 
 /* The name of this process, as multiprocessing has it; as above. */
 static PyObject *own_process(void)
 {
-    PyObject *module = member(modules, w_mp_process);
+    static Seen modules_seen, current, names;
+    PyObject *module = seen_member(&modules_seen, modules, w_mp_process);
     if (module == NULL)
         return Py_NewRef(w_main_process);
     PyObject *globals = PyModule_Check(module) ? PyModule_GetDict(module) : NULL;
-    PyObject *process = globals == NULL ? NULL : member(globals, w__current_process);
+    PyObject *process = globals == NULL ? NULL
+                                        : seen_member(&current, globals, w__current_process);
     PyObject *dict = process == NULL ? NULL : dict_of(process);
-    PyObject *name = dict == NULL ? NULL : member(dict, w__name);
+    PyObject *name = dict == NULL ? NULL : seen_member(&names, dict, w__name);
     return name != NULL && PyUnicode_CheckExact(name) ? Py_NewRef(name) : NULL;
 }
 
@@ -123,13 +147,16 @@ static PyObject *own_process(void)
    out. Before Python 3.12 records have none. */
 static PyObject *own_task(void)
 {
-    if (!has_task_name || member(modules, w_asyncio) == NULL)
+    static Seen package, own, loops, tasks;
+    if (!has_task_name || seen_member(&package, modules, w_asyncio) == NULL)
         return Py_NewRef(Py_None);
-    PyObject *module = member(modules, w__asyncio);
+    PyObject *module = seen_member(&own, modules, w__asyncio);
     PyObject *globals = module != NULL && PyModule_Check(module) ? PyModule_GetDict(module)
                                                                  : NULL;
-    PyObject *running = globals == NULL ? NULL : member(globals, w__get_running_loop);
-    PyObject *current = globals == NULL ? NULL : member(globals, w_current_task);
+    PyObject *running = globals == NULL ? NULL
+                                        : seen_member(&loops, globals, w__get_running_loop);
+    PyObject *current = globals == NULL ? NULL
+                                        : seen_member(&tasks, globals, w_current_task);
     if (running == NULL || current == NULL || !PyCFunction_Check(running)
         || !PyCFunction_Check(current))
         return NULL;
@@ -169,14 +196,12 @@ static PyObject *plain_transport(PyObject *handler, int *redact)
     PyObject *dict = known.plain ? dict_of(handler) : NULL;
     if (dict == NULL)
         return NULL;
-    PyObject *filters = member(dict, w_filters);
-    PyObject *redacts = member(dict, w__redact);
-    if (filters == NULL || !PyList_CheckExact(filters) || PyList_GET_SIZE(filters) > 0
-        || member(dict, w__bare) != Py_True || member(dict, w__contextual) != NULL
-        || member(dict, w_emit) != NULL || (redacts != Py_True && redacts != Py_False))
+    HandlerView *view = view_of_handler(dict);
+    if (!view->is_plain || view->filters == NULL || !PyList_CheckExact(view->filters)
+        || PyList_GET_SIZE(view->filters) > 0)
         return NULL;
-    *redact = redacts == Py_True;
-    return member(dict, w__transport);
+    *redact = view->redact;
+    return view->transport;
 }
 
 static int is_left(PyObject *logger)

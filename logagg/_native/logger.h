@@ -23,14 +23,7 @@ make_plain(PyObject *name, PyObject *level, PyObject *path, PyObject *line,
     PyObject *record = NULL, *dict = NULL, *places = NULL, *own[6] = {0};
     struct timespec now;
     PyObject *level_name = PyLong_CheckExact(level) ? member(number_to_name, level) : NULL;
-    if (level_name == NULL || !PyUnicode_CheckExact(path)
-        || member(time_globals, has_task_name && PY_VERSION_HEX >= 0x030D0000 ? w_time_ns
-                                                                               : w_time)
-               != real_time
-        || member(logging_globals, w_logThreads) != Py_True
-        || member(logging_globals, w_logProcesses) != Py_True
-        || member(logging_globals, w_logMultiprocessing) != Py_True
-        || (has_task_name && member(logging_globals, w_logAsyncioTasks) != Py_True))
+    if (level_name == NULL || !PyUnicode_CheckExact(path) || !records_are_plain())
         return NULL;
     if (PyTuple_CheckExact(arguments)) {
         if (PyTuple_GET_SIZE(arguments) == 1) {
@@ -107,8 +100,6 @@ make_record(PyObject *module, PyObject *const *values, Py_ssize_t count, PyObjec
 
 /* ---- the methods of a logger -------------------------------------------------------- */
 
-#define LEVELS 5
-static PyObject *level_numbers[LEVELS];
 static PyObject *left_methods[LEVELS + 1]; /* in Python; the last is `log` */
 static PyObject *expected_methods;         /* by name, of Logger, what a call passes */
 
@@ -144,12 +135,15 @@ static int takes(PyObject *handler, long level)
 {
     int redact;
     PyObject *dict = dict_of(handler);
-    PyObject *least = dict == NULL ? NULL : member(dict, w_level);
+    int is_ours = dict != NULL && plain_transport(handler, &redact) != NULL;
+    PyObject *least = is_ours        ? view_of_handler(dict)->level
+                      : dict != NULL ? member(dict, w_level)
+                                     : NULL;
     if (least == NULL || !PyLong_CheckExact(least))
         return UNCLEAR;
     if (PyLong_AsLong(least) > level)
         return NOT;
-    if (plain_transport(handler, &redact) == NULL || member(dict, w_handle) != NULL
+    if (!is_ours || view_of_handler(dict)->has_handle
         || !has_attribute(Py_TYPE(handler), w_handle, handler_handle))
         return OTHER;
     return OURS;
@@ -160,7 +154,8 @@ static int find_handlers(PyObject *dict, PyObject *level, Chain *chain)
 {
     long wanted = PyLong_AsLong(level);
     for (int depth = 0; depth < 100; depth++) {
-        PyObject *handlers = member(dict, w_handlers);
+        LoggerView view = *view_of_logger(dict, 0);
+        PyObject *handlers = view.handlers;
         if (handlers == NULL || !PyList_CheckExact(handlers))
             return 0;
         for (Py_ssize_t n = 0; n < PyList_GET_SIZE(handlers); n++) {
@@ -177,15 +172,13 @@ static int find_handlers(PyObject *dict, PyObject *level, Chain *chain)
             chain->several |= taken == OURS;
             chain->others |= taken == OTHER;
         }
-        PyObject *propagates = member(dict, w_propagate);
-        if (propagates == Py_False)
+        if (view.propagate == Py_False)
             return 1;
-        PyObject *parent = member(dict, w_parent);
-        if (propagates != Py_True || parent == NULL)
+        if (view.propagate != Py_True || view.parent == NULL)
             return 0;
-        if (parent == Py_None)
+        if (view.parent == Py_None)
             return 1;
-        dict = dict_of(parent);
+        dict = dict_of(view.parent);
         if (dict == NULL)
             return 0;
     }
@@ -195,14 +188,9 @@ static int find_handlers(PyObject *dict, PyObject *level, Chain *chain)
 /* Whether a record would be made by a factory that is known to add nothing. */
 static int factory_is_plain(void)
 {
-    PyObject *factory = member(logging_globals, w__logRecordFactory);
-    return (factory == plain_factory || factory == own_factory)
-           && member(time_globals, PY_VERSION_HEX >= 0x030D0000 ? w_time_ns : w_time)
-                  == real_time
-           && member(logging_globals, w_logThreads) == Py_True
-           && member(logging_globals, w_logProcesses) == Py_True
-           && member(logging_globals, w_logMultiprocessing) == Py_True
-           && (!has_task_name || member(logging_globals, w_logAsyncioTasks) == Py_True);
+    static Seen seen;
+    PyObject *factory = seen_member(&seen, logging_globals, w__logRecordFactory);
+    return (factory == plain_factory || factory == own_factory) && records_are_plain();
 }
 
 /* The keyword arguments of a log call. Returns whether they are plain. */
@@ -313,7 +301,7 @@ send_to_ours(PyObject *self, PyObject *handler, PyObject *level, PyObject *messa
     PyObject *dict = dict_of(self), *task = NULL;
     Fields fields = {.message = message, .fields = extra};
     PyObject *transport = plain_transport(handler, &fields.redact);
-    fields.logger = dict == NULL ? NULL : member(dict, w_name);
+    fields.logger = dict == NULL ? NULL : view_of_logger(dict, 1)->name;
     fields.level = member(number_to_name, level);
     if (transport == NULL || fields.logger == NULL || fields.level == NULL
         || is_left(fields.logger)
@@ -373,15 +361,14 @@ log_call(PyObject *self, PyObject *level, PyObject *const *values, Py_ssize_t co
     if (!logger_is_plain(type))
         return LEFT;
     PyObject *dict = dict_of(self);
-    if (dict == NULL || PyDict_GET_SIZE(dict) > (type == root_type ? 8 : 9)
-        || member(dict, w_disabled) != Py_False)
+    if (dict == NULL || PyDict_GET_SIZE(dict) > (type == root_type ? 8 : 9))
         return LEFT;
-    PyObject *cache = member(dict, w__cache);
-    PyObject *enabled = cache != NULL && PyDict_CheckExact(cache) ? member(cache, level)
-                                                                   : NULL;
+    LoggerView *view = view_of_logger(dict, 1);
+    if (view->disabled != Py_False)
+        return LEFT;
+    PyObject *enabled = enabled_for(view, level), *filters = view->filters;
     if (enabled == Py_False && count > 0)
         return SENT;
-    PyObject *filters = member(dict, w_filters);
     int result = LEFT;
     if (enabled != Py_True || count < 1 || filters == NULL || !PyList_CheckExact(filters)
         || PyList_GET_SIZE(filters) > 0 || !PyUnicode_CheckExact(values[0])

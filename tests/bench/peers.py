@@ -140,6 +140,18 @@ class Logagg(Peer):
         return found[0] if found else 0
 
 
+class LogaggPlain(Logagg):
+    """A handler and nothing else: `logging` is as it was."""
+
+    title = "logagg, without install()"
+
+    def handler(self) -> logging.Handler:
+        """The product's handler."""
+        import logagg
+
+        return logagg.Handler(self.path)
+
+
 class LogaggStructlog(Logagg):
     """This product through structlog."""
 
@@ -423,6 +435,7 @@ class NodeCluster(Peer):
 
 PEERS: dict[str, type[Peer]] = {
     "logagg": Logagg,
+    "logagg-plain": LogaggPlain,
     "logagg-structlog": LogaggStructlog,
     "unlocked": Unlocked,
     "unlocked-bare": UnlockedFloat,

@@ -13,6 +13,7 @@ import enum
 import io
 import logging
 import logging.handlers
+import multiprocessing.process
 import os
 import signal
 import sys
@@ -491,6 +492,73 @@ def structured(log):
         log.info("event twice", event="x")
     except TypeError as error:
         print("TypeError", str(error)[-20:])
+
+
+@scene
+def changes(log):
+    """Each thing that the C form remembers, changed after a call and put back."""
+    child = log.getChild("child")
+    other = logging.getLogger("elsewhere")
+    output = io.StringIO()
+    process = multiprocessing.process.current_process()
+    thread = threading.current_thread()
+    reject = lambda record: False  # noqa: E731
+    places = [
+        (log, "disabled", True), (log, "propagate", False), (log, "name", "renamed"),
+        (log, "parent", other), (child, "parent", other), (child, "disabled", 1),
+        (child, "name", "renamed.child"), (child, "_cache", {}),
+        (child, "handlers", [logging.StreamHandler(output)]),
+        (child, "filters", [reject]), (log, "filters", [reject]),
+        (ROOT, "handlers", [HANDLER, logging.StreamHandler(output)]),
+        (ROOT, "handlers", []), (ROOT, "disabled", True),
+        (HANDLER, "level", logging.ERROR), (HANDLER, "filters", [reject]),
+        (HANDLER, "handle", lambda record: output.write("handled\n")),
+        (HANDLER, "emit", lambda record: output.write("emitted\n")),
+        (HANDLER, "_redact", not HANDLER._redact),
+        (logging, "logThreads", False), (logging, "logProcesses", False),
+        (logging, "logMultiprocessing", False), (logging, "logAsyncioTasks", False),
+        (process, "_name", "OtherProcess"), (thread, "_name", "OtherThread"),
+        (threading, "get_ident", lambda: 7),
+    ]  # fmt: skip
+    for target, name, value in places:
+        for logger in (log, child):
+            logger.info("before %s", name, extra={"password": "hidden"})
+        with mock.patch.object(target, name, value, create=True):
+            for logger in (log, child):
+                logger.info("changed %s", name, extra={"password": "hidden"})
+        for logger in (log, child):
+            logger.info("after %s", name)
+    for name in ("NOTE", "INFO"):
+        logging.addLevelName(logging.INFO, name)
+        log.info("at level %s", name)
+    for level in (5, 300, 301, 5000, 5001):
+        log.setLevel(300)
+        log.log(level, "level %d", level)
+        log.log(level + 1, "level %d", level + 1)
+        log.setLevel(logging.NOTSET)
+        log.log(level, "level %d again", level)
+    for handlers in ([HANDLER], [HANDLER, logging.StreamHandler(output)], []):
+        child.handlers[:] = handlers  # the list is the same one
+        child.info("with %d handlers", len(handlers))
+    for filters in ([reject], []):
+        HANDLER.filters[:] = filters
+        log.filters[:] = []
+        log.info("with %d filters", len(filters))
+        child.filters[:] = filters
+        child.info("with %d filters", len(filters))
+    print(output.getvalue())
+
+
+@scene
+def many_loggers(log):
+    """More than are remembered, and new ones in the place of ended ones."""
+    for _ in range(3):
+        for n in range(200):
+            made = logging.Logger(f"short-lived {n}", logging.DEBUG)
+            made.parent = ROOT if n % 3 else log
+            made.disabled = n % 5 == 0
+            made.info("call %d", n)
+            del made
 
 
 @scene
