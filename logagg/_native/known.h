@@ -48,7 +48,7 @@ static inline PyObject *seen_member(Seen *seen, PyObject *dict, PyObject *key)
     return seen->found;
 }
 
-/* Whether logging makes records as it does where nobody has changed how. */
+/* Whether the globals by which logging makes its records are as they were at `bind`. */
 static int records_are_plain(void)
 {
     static uint64_t logging_version, time_version;

@@ -372,7 +372,7 @@ class Consumer:
             duplicates = frozenset(open_.intersection(map(record_id, lines)))
             open_ -= duplicates
         self._fanout.put(batch, duplicates)
-        self._subscribers.offer(lines, batch.closing, batch.size_bytes)
+        self._subscribers.offer(lines, batch)
 
     def _offer_rest(self) -> None:
         self._events.add_to(self._merger)

@@ -27,7 +27,7 @@ from typing import Any, Protocol
 from msgspec import UNSET
 from msgspec.structs import asdict
 
-from logagg._native.blocks import as_list
+from logagg.abc import Batch
 from logagg.consumer.worker_source import WorkerSource
 from logagg.core.event import loss_in
 from logagg.core.line import TIMESTAMP
@@ -100,13 +100,18 @@ class Subscribers:
         viewer.start(self._first_line(), self._recent)
         self._viewers.append(viewer)
 
-    def offer(self, lines: list[bytes], closing: bytes, size_bytes: int) -> None:
-        """Give all viewers a batch."""
-        self._recent.add(lines, closing, size_bytes)
-        lines = as_list(lines) if self._viewers else lines  # once for all
+    def offer(self, lines: list[bytes], batch: Batch) -> None:
+        """Give all viewers a batch.
+
+        Args:
+            lines: The batch's lines as they were released, in a block perhaps: they are
+                kept, and none of the batch's other forms.
+            batch: The batch.
+        """
+        self._recent.add(lines, batch.closing, batch.size_bytes)
         for viewer in self._viewers:
             try:
-                viewer.offer(lines, closing)
+                viewer.offer(batch)
             except Exception as error:  # noqa: BLE001 - of its filter, on any record
                 viewer.gone = True
                 self._failed("a viewer", error)
@@ -161,18 +166,22 @@ class Subscriber:
         self._put_control(ViewerControl(live=True))
         self.push()
 
-    def offer(self, lines: list[bytes], closing: bytes) -> None:
-        """Take a batch: lines that may match are buffered, or dropped and counted."""
-        chosen = self._match.candidates(lines)
-        if not self._match.everything:
-            self._report_losses(lines, closing, chosen)
-        if not chosen:
-            return
+    def offer(self, batch: Batch) -> None:
+        """Take a batch: lines that may match are buffered, or dropped and counted.
+
+        A viewer of everything shares the bytes that the file sink writes.
+        """
+        everything = self._match.everything
+        chosen = [] if everything else self._match.candidates(batch.lines)
+        if not everything:
+            self._report_losses(batch.lines, batch.closing, chosen)
+            if not chosen:
+                return
         if self._buffered > BUFFER_BYTES:
-            self.dropped += len(chosen)
+            self.dropped += len(batch) if everything else len(chosen)
             return
         self._report_dropped()
-        self._put(closing.join([*chosen, b""]) if closing else b"".join(chosen))
+        self._put(batch.data if everything else batch.closing.join([*chosen, b""]))
 
     def _report_losses(
         self, lines: list[bytes], closing: bytes, chosen: list[bytes]

@@ -11,6 +11,7 @@ import orjson
 import pytest
 from support import wire_line
 
+from logagg.abc import Batch
 from logagg.consumer import subscribers
 from logagg.consumer.subscribers import Subscribers
 from logagg.core.line import received_suffix, seq_of
@@ -40,9 +41,9 @@ class Scene:
         """Subscribe."""
         self.all.add(self.write_end, ViewerHello(**hello))
 
-    def offer(self, batch: list[bytes]) -> None:
+    def offer(self, released: list[bytes]) -> None:
         """Release a batch."""
-        self.all.offer(batch, SUFFIX, sum(map(len, batch)))
+        self.all.offer(released, Batch(released, SUFFIX))
 
     def got(self) -> list[dict[str, Any]]:
         """Everything in the pipe, each line parsed."""
