@@ -33,6 +33,7 @@ import os
 import socket
 from collections.abc import Callable
 from time import CLOCK_MONOTONIC, clock_gettime
+from typing import NamedTuple
 
 import orjson
 from msgspec import UNSET
@@ -80,6 +81,13 @@ MAX_DESCRIPTORS = 8
 Refused = Callable[[str], object]
 
 
+class _Waiting(NamedTuple):
+    """A connection whose hello has not come: until when it may, and whose it is."""
+
+    until: float
+    pid: int
+
+
 class ConsumerListener:
     """The listening socket, and all its connections.
 
@@ -107,7 +115,7 @@ class ConsumerListener:
         self._identifier = paths.identifier_of(path)
         self._guests = Guests()
         self._users = self._guests.users | {os.geteuid(), 0}
-        self._waiting: dict[socket.socket, float] = {}  # until when a hello must come
+        self._waiting: dict[socket.socket, _Waiting] = {}
         self._streams = StreamSuccession()
         self._next_expiry = self._accept_at = self._announce_at = 0.0
         self._budget = DescriptorBudget()
@@ -184,7 +192,8 @@ class ConsumerListener:
         if now < self._next_expiry:
             return
         self._next_expiry = now + 1.0
-        for connection in [each for each, at in self._waiting.items() if at < now]:
+        late = [each for each, its in self._waiting.items() if its.until < now]
+        for connection in late:
             self._loop.remove_reader(connection)
             del self._waiting[connection]
             connection.close()
@@ -215,10 +224,14 @@ class ConsumerListener:
                 send_last(connection, encode(ConsumerPacket(error=reason)))
                 continue
             self._expect_hello(connection)
-            self._receive_hello(connection)
+            # A process that connects again has sent its earlier hello before that.
+            pid = self._waiting[connection].pid
+            for each in [each for each, its in self._waiting.items() if its.pid == pid]:
+                self._receive_hello(each)
 
     def _expect_hello(self, connection: socket.socket) -> None:
-        self._waiting[connection] = clock_gettime(CLOCK_MONOTONIC) + HELLO_TIMEOUT
+        until = clock_gettime(CLOCK_MONOTONIC) + HELLO_TIMEOUT
+        self._waiting[connection] = _Waiting(until, credentials(connection)[0])
         self._loop.add_reader(connection, self._receive_hello, connection)
 
     def _reserve(self) -> None:

@@ -214,6 +214,31 @@ def test_a_worker_is_read_once_its_sinks_are_open(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_hellos_of_one_process_are_taken_in_the_order_of_its_connections(
+    tmp_path: Path,
+) -> None:
+    """An exception ended the first attempt: it must not count as the newest one."""
+
+    async def run() -> None:
+        async with scene(tmp_path) as s:
+            first = s.connect()
+            s.listener.poll()  # accepted; its hello is not there yet
+            read, write = os.pipe()
+            null = [os.open("/dev/null", os.O_RDWR) for _ in range(2)]
+            hello = RecordsHello(os.getpid(), "1", "1-a", process="first")
+            packets.send(first, encode(hello), [read, *null])
+            first.close()
+            _, newest = s.attach(process="second")
+            s.listener.poll()
+            attached = [each.hello.process for each in s.host.workers]
+            assert attached == ["first", "second"]
+            assert s.host.workers[1].successor is None
+            for each in (read, write, newest, *null):
+                os.close(each)
+
+    asyncio.run(run())
+
+
 def test_a_worker_is_passed_on_to_the_owner_of_its_file(tmp_path: Path) -> None:
     """It notices nothing. An owner that has gone leaves it here."""
 
