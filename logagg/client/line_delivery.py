@@ -134,7 +134,8 @@ class LineDelivery:
 
     def _check_while_full(self) -> bool:
         """As `check`, but never leaves the pipe: it ends in a part of a line."""
-        self.next_check = clock_gettime_ns(CLOCK_MONOTONIC) + CHECK_NS
+        if self.next_check:  # not since it attached: see `_attach`
+            self.next_check = clock_gettime_ns(CLOCK_MONOTONIC) + CHECK_NS
         if self._attachment.connected:
             self.resend.seal()
             self._receive()

@@ -502,6 +502,18 @@ def test_without_a_consumer_all_that_is_unacknowledged_is_on_disk(stage):
     assert seqs(spooled) == [1, 2, 3]
 
 
+def test_a_consumer_that_came_during_a_wait_for_room_is_looked_at_before_a_stamp(stage):
+    """Its clock may be another one; the next call must not go on with the old stamps."""
+    stage.listen()
+    stage.log()
+    stage.consumer().die()
+    for _ in range(3):  # the pipe stays full all the time
+        assert stage.delivery._check_while_full()
+        assert stage.delivery.next_check == 0
+    stage.log()
+    assert stage.delivery.next_check > 0
+
+
 def test_an_acknowledgement_ends_the_count_of_failures(stage):
     """A consumer that works and dies now and then is no crash loop."""
     stage.listen()

@@ -22,7 +22,7 @@ import mutations
 import scene
 from draws import draw
 
-FOUND = (2846, 3300, 7252, 7562, 9360, 9443, 14056, 54072)
+FOUND = (2846, 3300, 7252, 7562, 9360, 9443, 14056, 54072, 164346, 165377)
 QUICK = 10
 SEEDS = 2_000
 CHUNK = 50
