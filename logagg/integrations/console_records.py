@@ -11,10 +11,10 @@ arrive as text, without level, logger, fields and exception. Theory of operation
   so files and buffers of the program work as written.
 - What any other handler prints of a record is replaced by the record, too
   (`logagg.integrations.handlers.printing_handlers`).
-- The root logger keeps a `RootHandler` as long as nothing else on it reaches the
-  console: after `basicConfig(filename=…)` or a `dictConfig` with files only, records
-  still come. It goes when the program puts a console handler on the root logger, so
-  that the levels and filters set there hold.
+- Above the root logger a `RootHandler` gets what no handler there sends to the console:
+  after `basicConfig(filename=…)` or a `dictConfig` with files only, records still come.
+  It goes when the program puts a console handler on the root logger, so that the levels
+  and filters set there hold. The root logger itself has the program's handlers only.
 - A record that passes several handlers is sent once: the transport knows the last
   record of each thread.
 - structlog and loguru end in a function that is given text; they are configured to
@@ -61,7 +61,11 @@ from logagg.integrations.handlers import (
     rendered_messages,
 )
 from logagg.integrations.handlers.queue_handlers import QueueHandlers, sent_as_it_is
-from logagg.integrations.handlers.root_handler import RootHandler, RootPlace
+from logagg.integrations.handlers.root_handler import (
+    RootHandler,
+    RootPlace,
+    above_root,
+)
 from logagg.integrations.import_hooks import when_imported
 from logagg.integrations.printing import (
     handler_errors,
@@ -81,14 +85,14 @@ class Console:
     """Decides where the records of one worker's console handlers go.
 
     Args:
-        handler: Sends records; also the root logger's handler while it needs one.
+        handler: Sends records; also those of all loggers while no other does.
     """
 
     def __init__(self, handler: RootHandler) -> None:
         self.handler = handler
         self._captured = _captured_files()
         self._printed = frozenset(self._captured)  # by this process itself
-        self.root = RootPlace(handler, self.reaches)
+        self.root = RootPlace(handler, self.reaches, above_root())
 
     def captures(self, stream: object) -> bool:
         """Whether what is written to a stream arrives at the consumer as text.

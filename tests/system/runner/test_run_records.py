@@ -70,6 +70,19 @@ WAYS = {
         shop.propagate = False
     assert shop.hasHandlers() and not logging.getLogger("other").hasHandlers()
     """,
+    "basicConfig if there is no handler": """
+    import logging
+    if not logging.getLogger().handlers:
+        logging.basicConfig(level="DEBUG", format="%(message)s")
+    """,
+    "a handler by hand if there is none": """
+    import logging
+    root = logging.getLogger()
+    if len(root.handlers) == 0 and not logging.root.hasHandlers():
+        root.addHandler(logging.StreamHandler())
+        root.setLevel("DEBUG")
+    assert [type(each) for each in root.handlers] == [logging.StreamHandler]
+    """,
     "a handler added by hand": """
     import logging
     logging.getLogger().addHandler(logging.StreamHandler())
@@ -1044,7 +1057,7 @@ def test_fields_that_a_console_handlers_filter_adds_arrive(run: Any) -> None:
 def test_a_root_logger_that_is_cleared_has_what_the_program_puts_there(
     run: Any,
 ) -> None:
-    """A handler that does not print comes alone; a run's own is not put back beside it."""
+    """And nothing else, while records come as they do beside a file of the program's."""
     run.write(
         "app.py",
         """
@@ -1054,10 +1067,17 @@ def test_a_root_logger_that_is_cleared_has_what_the_program_puts_there(
         mine = logging.StreamHandler(io.StringIO())
         root.addHandler(mine)
         assert root.handlers == [mine], root.handlers
-        logging.warning("for the buffer alone")
+        logging.warning("for the buffer and the log")
+        root.propagate = False
+        logging.warning("again")
+        root.handlers = [mine]
+        root.propagate = True
+        logging.warning("once more")
+        assert root.handlers == [mine], root.handlers
         print(mine.stream.getvalue(), end="")
         """,
     )
     run.start("-w", 1, "--restart", "never", "app.py").wait()
     found = [(r["logger"], r["message"]) for r in run.records()]
-    assert found == [("stdout", "for the buffer alone")]
+    texts = ["for the buffer and the log", "again", "once more"]
+    assert found == [*(("root", text) for text in texts), ("stdout", "\n".join(texts))]
