@@ -21,7 +21,7 @@ from typing import Any
 
 from logagg.core.secrets import PLACEHOLDER, is_secret, scrubbed
 from logagg.dialects.plain_text import without_colours
-from logagg.dialects.rendered_events import event_fields, parse_event
+from logagg.dialects.rendered_events import event_fields, parse_event, scrubbed_json
 
 __all__ = ["as_formatted", "formatted"]
 
@@ -56,7 +56,7 @@ def formatted(
         attributes = bare.__dict__
         for name in attributes.keys() - own:
             attributes[name] = _without_secrets(name, attributes[name])
-        bare.msg = _without_secrets("", bare.msg)  # it may be a dictionary
+        _scrub_message(bare)
     return handler.format(bare), None
 
 
@@ -123,6 +123,14 @@ def _without_secrets(name: str, value: Any) -> Any:
     if is_secret(name):
         return PLACEHOLDER
     return scrubbed(value) if type(value) in (dict, list) else value
+
+
+def _scrub_message(record: LogRecord) -> None:
+    """Replace the secrets of a message that is a dictionary, or a text of JSON."""
+    record.msg = _without_secrets("", record.msg)
+    text = "" if isinstance(record.msg, Mapping) else record.getMessage()
+    if text[:1] in ("{", "[") and (clean := scrubbed_json(text)) is not text:
+        record.msg, record.args = clean, ()
 
 
 def _renders(handler: Handler, formatter: Formatter) -> bool:
