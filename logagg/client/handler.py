@@ -18,7 +18,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from itertools import islice
 from logging import LogRecord
@@ -424,6 +425,18 @@ def add_context(add: Callable[[LogRecord, dict[str, Any]], None]) -> None:
     """Let a function add fields to every record of this process from now on."""
     _contexts.append(add)
     Handler._contextual = True
+
+
+@contextmanager
+def noting(note: Callable[[LogRecord, dict[str, Any]], None]) -> Iterator[None]:
+    """Within, a function gets every record of this process with its fields."""
+    before = Handler._contextual
+    add_context(note)
+    try:
+        yield
+    finally:
+        _contexts.remove(note)
+        Handler._contextual = before
 
 
 def add_running(fields_now: Callable[[], dict[str, Any] | None]) -> None:

@@ -71,6 +71,7 @@ from logagg.integrations.printing import (
     handler_errors,
     printed_exceptions,
     printed_warnings,
+    program_hooks,
     timestamped_stdio,
 )
 
@@ -212,6 +213,8 @@ def install(level: int | str) -> Console:
     handler_errors.install(console.name_of_own, console.handler.handle)
     printed_warnings.install(console.name_of_own, console.handler.handle)
     when_imported("rich.logging", lambda module: _rich(console, module))
+    when_imported("rich.console", lambda module: _rich_console(console, module))
+    when_imported("rich.traceback", _rich_traceback)
     when_imported("loguru._logger", lambda module: _loguru(console, module))
     when_imported("logbook.handlers", lambda module: _logbook(console, module))
     rendered_messages.install()
@@ -222,6 +225,7 @@ def install(level: int | str) -> Console:
     google_cloud.install()
     if _captured_files():
         excepthooks.install()
+        program_hooks.install()
     inherit.hand_down(_ATTACH)
     inherit.hand_down_to_interpreters()
     return console
@@ -261,6 +265,36 @@ def _own_emits(console: Console) -> Any:
 def _rich(console: Console, module: ModuleType) -> None:
     handler: Any = module.RichHandler
     handler.emit = console.route(handler.emit)
+
+
+def _rich_console(console: Console, module: ModuleType) -> None:
+    """Send the exception that `Console.print_exception` would print."""
+    kind: Any = module.Console
+    original = kind.print_exception
+
+    @wraps(original)
+    def print_exception(self: Any, *args: Any, **options: Any) -> None:
+        error = sys.exc_info()[1]
+        direct = not self.record and not self._buffer_index  # else it is for a text
+        name = console.name_of_own(self.file) if direct else ""
+        if error is None or not name:
+            original(self, *args, **options)
+        else:
+            console.handler.handle(printed_exceptions.exception_record(error, name))
+
+    kind.print_exception = print_exception
+
+
+def _rich_traceback(module: ModuleType) -> None:
+    original = module.install
+
+    @wraps(original)
+    def install(*args: Any, **options: Any) -> Any:
+        before = original(*args, **options)
+        sys.excepthook = program_hooks.sending(sys.excepthook)
+        return before
+
+    module.install = install  # type: ignore[attr-defined]
 
 
 def _dramatiq(console: Console, module: ModuleType) -> None:

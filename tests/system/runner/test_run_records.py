@@ -612,6 +612,106 @@ def test_hooks_of_the_program_are_called_as_without_logagg(run: Any) -> None:
     run.start("-w", 1, "--restart", "never", "app.py").wait(25)
 
     assert run.messages(stream="stdout") == ["thread division by zero", "main end"]
+    logged = [r for r in run.records(logger="logagg") if "exception" in r]
+    found = [(r["level"], r["exception"]["type"]) for r in logged]
+    assert found == [("error", "ZeroDivisionError"), ("critical", "ValueError")]
+
+
+RICH = """
+    import rich.traceback
+    rich.traceback.install(show_locals=True)
+    FAIL
+"""
+
+HOOK = """
+    import logging, os, signal, sys, threading, traceback
+    def hook(kind, error, trace):
+        PRINT
+    sys.excepthook = hook
+    threading.excepthook = lambda args: hook(*args[:3])
+    FAIL
+"""
+
+MAIN = """
+    def fail(pin_code):
+        raise LookupError("no order\\nof that number")
+    fail(1234)
+"""
+
+THREAD = """
+    import threading
+    thread = threading.Thread(target=lambda: [][4711])
+    thread.start()
+    thread.join()
+"""
+
+HOOKS = {
+    "rich": (RICH, MAIN, "logagg", ""),
+    "rich in an interpreter of its own": ("""
+    import subprocess, sys
+    code = "import rich.traceback as r; r.install(); raise LookupError('no order')"
+    subprocess.run([sys.executable, "-c", code])
+    """, "", "logagg", ""),
+    "rich, on demand": ("""
+    from rich.console import Console
+    try:
+        raise LookupError("no order")
+    except LookupError:
+        Console(stderr=True).print_exception(show_locals=True)
+    """, "", "stderr", ""),
+    "traceback": (HOOK.replace("PRINT", "traceback.print_exception(error)"), MAIN, "logagg", ""),
+    "a text before": (
+        HOOK.replace("PRINT", "print('sorry:', file=sys.stderr); traceback.print_exception(error)"),
+        MAIN, "logagg", "sorry:"),
+    "a text after": (
+        HOOK.replace("PRINT", "sys.__excepthook__(kind, error, trace); sys.stderr.write('bye')"),
+        MAIN, "logagg", "bye"),
+    "its text": (
+        HOOK.replace("PRINT", "sys.stderr.write(''.join(traceback.format_exception(error)))"),
+        MAIN, "logagg", ""),
+    "no traceback": (HOOK.replace("PRINT", "print(type(error), file=sys.stderr)"),
+        MAIN, "logagg", "<class 'LookupError'>"),
+    "a record and its text": (
+        HOOK.replace("PRINT", "sys.__excepthook__(kind, error, trace); "
+        "logging.getLogger('shop').critical('crashed', exc_info=error)"), MAIN, "shop", ""),
+    "a thread": (HOOK.replace("PRINT", "traceback.print_exception(error)"), THREAD, "logagg", ""),
+    "a thread that ends the process": (
+        HOOK.replace("PRINT", "traceback.print_exception(error); os._exit(3)"), THREAD, "logagg", ""),
+    "a thread that kills the process": (
+        HOOK.replace("PRINT", "traceback.print_exception(error); "
+        "os.kill(os.getpid(), signal.SIGKILL)"), THREAD, "logagg", ""),
+    "a thread with rich": (RICH.replace("FAIL", "import threading\n    "
+        "threading.excepthook = lambda args: sys.excepthook(*args[:3])\n    import sys\n    FAIL"),
+        THREAD, "logagg", ""),
+}  # fmt: skip
+"""By name: what sets a hook, what fails, the record's logger, the text that remains."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        n if n in ("rich", "a text after") else pytest.param(n, marks=pytest.mark.slow)
+        for n in HOOKS
+    ],
+)
+def test_an_exception_that_a_hook_gets_is_one_record(run: Any, name: str) -> None:
+    """Whatever the hook does with it; its own text stays, without the exception."""
+    set_up, fail, logger, text = HOOKS[name]
+    fail = textwrap.dedent(fail)
+    run.write("app.py", textwrap.dedent(set_up).replace("FAIL", fail))
+
+    run.start("-w", 1, "--restart", "never", "app.py").wait(90)
+
+    (found,) = [r for r in run.records() if "exception" in r]
+    level = "error" if "thread" in name or "demand" in name else "critical"
+    assert (found["level"], found["logger"]) == (level, logger)
+    kind = "IndexError" if "thread" in name else "LookupError"
+    assert found["exception"]["type"] == kind
+    if fail is MAIN:
+        assert found["exception"]["message"] == "no order\nof that number"
+    others = [text] if text else []
+    printed = [found["message"]] if logger == "stderr" else []
+    assert run.messages(stream="stderr") == printed + others
 
 
 PRINTING = """
