@@ -521,6 +521,62 @@ def test_structlog_yields_records(run: Any, setup: str) -> None:
     assert second[4]["type"] == "ZeroDivisionError"
 
 
+def test_what_the_processors_of_structlogs_formatter_do_holds(run: Any) -> None:
+    """For events, and for records of `logging`; a console handler has the formatter."""
+    run.write(
+        "app.py",
+        """
+        import logging, logging.config
+        import structlog
+        from structlog.stdlib import ExtraAdder, ProcessorFormatter
+
+        def mask(logger, name, event):
+            event["card"] = event["card"][-1:].rjust(4, "*")
+            event["service"] = "pay"
+            return event
+
+        logging.config.dictConfig({
+            "version": 1, "disable_existing_loggers": False,
+            "formatters": {"f": {
+                "()": ProcessorFormatter,
+                "foreign_pre_chain": [ExtraAdder(), structlog.stdlib.add_log_level],
+                "processors": [mask, ProcessorFormatter.remove_processors_meta,
+                               structlog.dev.ConsoleRenderer(colors=True)]}},
+            "handlers": {"h": {"class": "logging.StreamHandler", "formatter": "f"}},
+            "root": {"handlers": ["h"], "level": "DEBUG"}})
+        structlog.configure(
+            processors=[structlog.stdlib.add_log_level,
+                        structlog.processors.TimeStamper(fmt="iso"),
+                        ProcessorFormatter.wrap_for_formatter],
+            logger_factory=structlog.stdlib.LoggerFactory(),
+            wrapper_class=structlog.stdlib.BoundLogger)
+        event, record = structlog.get_logger("event"), logging.getLogger("record")
+        event.debug("inf", card="4711", pin_code="hunter2", token="hunter2")
+        record.debug("inf", extra={"card": "4711", "token": "hunter2"})
+        try:
+            1 / 0
+        except ZeroDivisionError:
+            event.exception("exc", card="4711")
+            record.exception("exc", extra={"card": "4711"})
+        """,
+    )
+
+    assert run.start("-w", 1, "app.py").wait(90) == 0
+
+    found = run.records()
+    assert [(r["logger"], r["level"], r["message"]) for r in found] == [
+        ("event", "debug", "inf"), ("record", "debug", "inf"),
+        ("event", "error", "exc"), ("record", "error", "exc"),
+    ]  # fmt: skip
+    assert {(r["card"], r["service"]) for r in found} == {("***1", "pay")}
+    assert [r.get("token") for r in found] == ["[redacted]", "[redacted]", None, None]
+    kinds = [r.get("exception", {}).get("type") for r in found]
+    assert kinds == [None, None, "ZeroDivisionError", "ZeroDivisionError"]
+    assert not {
+        name for r in found for name in r if name.endswith("_") or name[:1] == "_"
+    }
+
+
 @pytest.mark.slow
 def test_an_exception_of_a_thread_is_one_record_whatever_others_print(run: Any) -> None:
     """With its notes, its lines and its group; the printed lines stay apart."""
