@@ -20,9 +20,16 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from logagg.client.context_fields import TRACE, add_surroundings, running
+from logagg.client import dialect_functions as dialects
+from logagg.client.context_fields import (
+    TRACE,
+    add_field,
+    add_surroundings,
+    running,
+    unreserved,
+)
 from logagg.client.fast import native
-from logagg.client.handler import FLUSH_TIMEOUT, add_field, unreserved
+from logagg.client.handler import FLUSH_TIMEOUT
 from logagg.client.lifecycle import current_pid, pid_cell
 from logagg.client.sink_urls import open_transport, redaction_wanted
 from logagg.client.transport import Overflow, Transport
@@ -54,7 +61,7 @@ class Logger:
         thread = threading.current_thread()
         fields: dict[str, Any] = {
             "logger": self.name,
-            "message": event if type(event) is str else safe_text(event),
+            "message": self._text(event),
             "pid": pid_cell[0] or current_pid(),
             "process": _process(),
             "thread": thread.name,
@@ -73,6 +80,12 @@ class Logger:
         if self._redact and (b":{" in encoded or b":[" in encoded):
             encoded = scrubbed_body(encoded)
         self._attachment.send(level, encoded)
+
+    def _text(self, event: object) -> str:
+        text = event if type(event) is str else safe_text(event)
+        if self._redact and text[:1] in ("{", "["):
+            return dialects.scrubbed_json(text)
+        return text
 
     def debug(self, event: Any = "", **rest: Any) -> None:
         """Write a record of level debug."""
@@ -213,6 +226,7 @@ def _quickly(bound: Any, level: str, event: Any, rest: dict[str, Any]) -> bool:
     if (
         type(logger) is not Logger
         or type(event) is not str
+        or event[:1] in ("{", "[")
         or len(processors) != _COUNT
         or processors[-1] is not _hand_over
     ):

@@ -352,6 +352,32 @@ static int send_locked(PyObject *transport, const Fields *record)
     return FINISHED;
 }
 
+/* A character at an end of a text; 0 if it has none, or is no text. */
+static inline Py_UCS4 end_of(PyObject *text, int last)
+{
+    Py_ssize_t length = PyUnicode_CheckExact(text) ? PyUnicode_GET_LENGTH(text) : 0;
+    return length == 0 ? 0 : PyUnicode_READ_CHAR(text, last ? length - 1 : 0);
+}
+
+/* Whether all of the message may be JSON, in which Python replaces secrets. A `%s` at an
+   end stands for an argument. */
+static inline int may_be_json(const Fields *record)
+{
+    Py_UCS4 first = end_of(record->message, 0);
+    if (first != '{' && first != '[' && (first != '%' || record->arguments == NULL))
+        return 0;
+    Py_UCS4 last = end_of(record->message, 1);
+    if (record->arguments != NULL) {
+        Py_ssize_t count = PyTuple_GET_SIZE(record->arguments);
+        if (first == '%' && count > 0)
+            first = end_of(PyTuple_GET_ITEM(record->arguments, 0), 0);
+        if (last == 's' && count > 0)
+            last = end_of(PyTuple_GET_ITEM(record->arguments, count - 1), 1);
+    }
+    int ends = last == '}' || last == ']' || last <= ' ';
+    return ends && (first == '{' || first == '[');
+}
+
 /* Send a record. Arguments that need Python are formatted first, names that are new are
    learned, both with nothing held. LEFT: nothing was sent. */
 static int send_record(PyObject *transport, Fields *record)
@@ -371,6 +397,8 @@ static int send_record(PyObject *transport, Fields *record)
         record->message = formatted;
         record->arguments = NULL;
     }
+    if (record->redact && may_be_json(record))
+        goto out;
     for (int tries = 0; tries < 100; tries++) {
         PyObject *lock = SLOT(transport, T.lock);
         if (lock == NULL || Py_TYPE(lock) != lock_type)

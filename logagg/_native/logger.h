@@ -122,28 +122,30 @@ static int logger_is_plain(PyTypeObject *type)
 }
 
 typedef struct {
-    PyObject *ours; /* the first `logagg.Handler` that takes the record, held; or NULL */
-    int several;    /* whether another one does */
-    int others;     /* whether a handler of another kind does */
-    int any;        /* whether there is any handler, of whatever level */
+    PyObject *ours;      /* the first `logagg.Handler` that takes the record, held; or NULL */
+    PyObject *transport; /* its own, borrowed from it */
+    int redact;          /* whether it does */
+    int several;         /* whether another one does */
+    int others;          /* whether a handler of another kind does */
+    int any;             /* whether there is any handler, of whatever level */
 } Chain;
 
 enum { UNCLEAR, NOT, OURS, OTHER };
 
-/* Whether a handler takes records of a level. */
-static int takes(PyObject *handler, long level)
+/* Whether a handler takes records of a level; and a `logagg.Handler`'s transport. */
+static int takes(PyObject *handler, long level, PyObject **transport, int *redact)
 {
-    int redact;
     PyObject *dict = dict_of(handler);
-    int is_ours = dict != NULL && plain_transport(handler, &redact) != NULL;
-    PyObject *least = is_ours        ? view_of_handler(dict)->level
-                      : dict != NULL ? member(dict, w_level)
-                                     : NULL;
+    if (dict == NULL)
+        return UNCLEAR;
+    *transport = plain_transport(handler, redact);
+    PyObject *least = *transport != NULL ? view_of_handler(dict)->level
+                                         : member(dict, w_level);
     if (least == NULL || !PyLong_CheckExact(least))
         return UNCLEAR;
     if (PyLong_AsLong(least) > level)
         return NOT;
-    if (!is_ours || view_of_handler(dict)->has_handle
+    if (*transport == NULL || view_of_handler(dict)->has_handle
         || !has_attribute(Py_TYPE(handler), w_handle, handler_handle))
         return OTHER;
     return OURS;
@@ -159,11 +161,13 @@ static int find_handlers(PyObject *dict, PyObject *level, Chain *chain)
         if (handlers == NULL || !PyList_CheckExact(handlers))
             return 0;
         for (Py_ssize_t n = 0; n < PyList_GET_SIZE(handlers); n++) {
-            PyObject *handler = Py_NewRef(PyList_GET_ITEM(handlers, n));
-            int taken = takes(handler, wanted);
+            PyObject *handler = Py_NewRef(PyList_GET_ITEM(handlers, n)), *transport;
+            int redact, taken = takes(handler, wanted, &transport, &redact);
             chain->any = 1;
             if (taken == OURS && chain->ours == NULL) {
                 chain->ours = handler; /* with the reference */
+                chain->transport = transport;
+                chain->redact = redact;
                 continue;
             }
             Py_DECREF(handler);
@@ -294,16 +298,15 @@ out:
 
 /* Send one record to the only handler there is. */
 static int
-send_to_ours(PyObject *self, PyObject *handler, PyObject *level, PyObject *message,
+send_to_ours(PyObject *self, const Chain *chain, PyObject *level, PyObject *message,
              PyObject *const *arguments, Py_ssize_t count, PyObject *extra)
 {
     int structured, result = LEFT;
-    PyObject *dict = dict_of(self), *task = NULL;
-    Fields fields = {.message = message, .fields = extra};
-    PyObject *transport = plain_transport(handler, &fields.redact);
+    PyObject *dict = dict_of(self), *task = NULL, *transport = chain->transport;
+    Fields fields = {.message = message, .fields = extra, .redact = chain->redact};
     fields.logger = dict == NULL ? NULL : view_of_logger(dict, 1)->name;
     fields.level = member(number_to_name, level);
-    if (transport == NULL || fields.logger == NULL || fields.level == NULL
+    if (fields.logger == NULL || fields.level == NULL
         || is_left(fields.logger)
         || !surroundings_are_plain(&structured)
         || (structured && PyUnicode_GET_LENGTH(message) > 0
@@ -334,7 +337,7 @@ send_to_ours(PyObject *self, PyObject *handler, PyObject *level, PyObject *messa
         fields.arguments = values;
     }
     result = send_record(transport, &fields);
-    if (result == FAILED && report(handler))
+    if (result == FAILED && report(chain->ours))
         result = SENT;
 out:
     if (result == LEFT)
@@ -379,8 +382,7 @@ log_call(PyObject *self, PyObject *level, PyObject *const *values, Py_ssize_t co
             if (!placed)
                 result = send_to_all(self, level, values[0], values + 1, count - 1, extra);
         } else if (chain.ours != NULL) {
-            result = send_to_ours(self, chain.ours, level, values[0], values + 1, count - 1,
-                                  extra);
+            result = send_to_ours(self, &chain, level, values[0], values + 1, count - 1, extra);
         } else {
             result = SENT; /* none wants this level */
         }

@@ -1,4 +1,5 @@
-"""Fields that a record has from its surroundings: a span, a place in a job of many.
+"""Fields that a record has from its caller and from its surroundings: a span, a place in
+a job of many.
 
 Names are OpenTelemetry's where it has one. A field of the caller's with the same name
 is kept in its place.
@@ -9,19 +10,39 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from logging import LogRecord
 from typing import Any
 
-from logagg.core.secrets import PLACEHOLDER
+from logagg.core.encode import safe_text
+from logagg.core.record import ADDED, RESERVED
+from logagg.core.secrets import PLACEHOLDER, is_secret
 
 __all__ = [
+    "MODEL",
+    "STANDARD_NAMES",
+    "TAKEN",
     "TRACE",
+    "add_field",
     "add_surroundings",
     "given_names",
     "instrumented_name",
     "is_merged",
     "process_fields",
     "running",
+    "set_own",
+    "unreserved",
 ]
+
+# Of the class itself: a factory of the application's may add attributes of its own.
+MODEL = tuple(vars(LogRecord("", 0, "", 0, "", (), None)))
+"""Attributes that every record has, in their order."""
+
+STANDARD_NAMES = frozenset(MODEL) | ADDED
+TAKEN = STANDARD_NAMES | RESERVED
+MAX_NAMES = 10_000
+
+unreserved: set[str] = set()
+"""Names of extras that never clash and are no secrets."""
 
 TRACE = "opentelemetry.trace"
 """The module of OpenTelemetry's API; where it is not loaded there are no spans."""
@@ -90,6 +111,38 @@ def add_surroundings(
     for name, value in process.items():
         if name not in fields:
             fields[name] = value
+
+
+def add_field(
+    fields: dict[str, Any], name: Any, value: object, *, redact: bool = True
+) -> None:
+    """Add a field of the caller's, replaced if its name is a secret's.
+
+    A clashing name gets underscores; none is dropped. Those of OpenTelemetry's
+    instrumentation get the names that its API's have.
+    """
+    if type(name) is not str:
+        name = safe_text(name)
+    elif name[:4] == "otel":
+        name = instrumented_name(name, value)
+        if name is None:
+            return
+    if is_secret(name):
+        value = PLACEHOLDER if redact else value
+    elif name.rstrip("_") not in TAKEN and len(unreserved) < MAX_NAMES:
+        unreserved.add(name)
+    # structlog has found the stack by itself, as `stack_info=True` does.
+    own = name == "stack" and type(value) is str and value.startswith("Stack (most ")
+    while (name in TAKEN and not own) or name in fields:
+        name += "_"
+    fields[name] = value
+
+
+def set_own(fields: dict[str, Any], name: str, value: object) -> None:
+    """Set a field of the record's own; another value of that name gets an underscore."""
+    if name in fields and fields[name] is not value:
+        add_field(fields, f"{name}_", fields.pop(name), redact=False)
+    fields[name] = value
 
 
 def instrumented_name(name: str, value: object) -> str | None:

@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from logagg.dialects.formatter_texts import formatted
     from logagg.dialects.framework_records import parsed
     from logagg.dialects.loguru_messages import log_record, with_origin
-    from logagg.dialects.rendered_events import event_fields, parse_event
+    from logagg.dialects.rendered_events import (
+        event_fields,
+        parse_event,
+        scrubbed_json,
+    )
     from logagg.dialects.structlog_texts import remove_marks, rendered_event
     from logagg.dialects.traceback_text import exception_of
 
@@ -26,6 +30,7 @@ __all__ = [
     "parsed",
     "remove_marks",
     "rendered_event",
+    "scrubbed_json",
     "with_origin",
 ]
 
@@ -38,6 +43,7 @@ _MODULES = {
     "parsed": "framework_records",
     "remove_marks": "structlog_texts",
     "rendered_event": "structlog_texts",
+    "scrubbed_json": "rendered_events",
     "with_origin": "loguru_messages",
 }
 

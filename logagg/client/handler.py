@@ -18,7 +18,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from itertools import islice
 from logging import LogRecord
@@ -30,19 +31,22 @@ from weakref import ref
 from logagg.client import dialect_functions as dialects
 from logagg.client.closing import leave
 from logagg.client.context_fields import (
+    MODEL,
+    STANDARD_NAMES,
     TRACE,
+    add_field,
     add_surroundings,
-    instrumented_name,
     is_merged,
     running,
+    set_own,
+    unreserved,
 )
 from logagg.client.sink_urls import handler_query, open_transport, redaction_wanted
 from logagg.core import encode
 from logagg.core.encode import body, safe_text, scrubbed_body
 from logagg.core.levels import STANDARD, decorated
 from logagg.core.line import timestamp_bytes
-from logagg.core.record import ADDED, PARSED_LOGGERS, RESERVED
-from logagg.core.secrets import PLACEHOLDER, is_secret
+from logagg.core.record import PARSED_LOGGERS
 
 if TYPE_CHECKING:
     from logagg.client.sink_urls import FileArguments
@@ -51,17 +55,13 @@ __all__ = ["Handler"]
 
 LEVELS = {name.upper(): name for name in STANDARD}
 
-# Of the class itself: a factory of the application's may add attributes of its own.
-_MODEL = tuple(vars(LogRecord("", 0, "", 0, "", (), None)))
-_COUNT = len(_MODEL)
-_LAST = _MODEL[-1]
-_HAS_TASK = "taskName" in _MODEL
-_STANDARD_NAMES = frozenset(_MODEL) | ADDED
-TAKEN = _STANDARD_NAMES | RESERVED
-unreserved: set[str] = set()  # names of extras that never clash and are no secrets
-MAX_NAMES = 10_000
+_COUNT = len(MODEL)
+_LAST = MODEL[-1]
+_HAS_TASK = "taskName" in MODEL
 _MOST_FIELDS = encode.MAX_VALUES - 100  # with those that are added here
 _CONTEXTVARS = "structlog.contextvars"
+_JSON = frozenset("{[")
+"""How a text begins that may be JSON, with secrets in it."""
 _modules = sys.modules
 
 _FRAMEWORKS = {
@@ -211,7 +211,10 @@ class Handler(logging.Handler):
                 except Exception:  # noqa: BLE001 - a bad format, or a broken __str__
                     message = self._message(record, fields)
                     known = ()
-            elif message[:1] == "{" and _CONTEXTVARS in _modules:  # structlog's JSON
+                else:
+                    if message[:1] in _JSON and self._redact:
+                        message = dialects.scrubbed_json(message)
+            elif message[:1] in _JSON:
                 message = self._rendered(message, record, fields)
                 known = ()
             # So much of the line is known to be text, and need not be searched.
@@ -231,7 +234,7 @@ class Handler(logging.Handler):
                 for name in names[start:]:
                     if name in known:
                         fields[name] = attributes[name]
-                    elif name not in _STANDARD_NAMES:
+                    elif name not in STANDARD_NAMES:
                         add_field(fields, name, attributes[name], redact=self._redact)
                 if not known:
                     dialects.remove_marks(fields, original.msg)
@@ -276,7 +279,7 @@ class Handler(logging.Handler):
                 self._add_exception(made, fields)
                 return self._event(rest, record, fields, frozenset())
         if not self._bare:
-            own = _STANDARD_NAMES
+            own = STANDARD_NAMES
             try:
                 text, event = dialects.formatted(self, record, own, redact=self._redact)
             except Exception as error:  # noqa: BLE001 - a formatter can raise anything
@@ -284,13 +287,11 @@ class Handler(logging.Handler):
             else:
                 if event is not None:
                     return self._event(event, record, fields, record.__dict__)
-                if type(text) is not str or text[:1] != "{":
-                    return text
                 return self._rendered(text, record, fields)
         if isinstance(message, Mapping) and not record.args:
             return self._event(message, record, fields, frozenset())
         try:
-            return record.getMessage()
+            return self._clean(record.getMessage())
         except Exception as error:  # noqa: BLE001 - str() of anything can raise anything
             fields["format_error"] = f"{type(error).__name__}: {safe_text(error)}"
             arguments = record.args
@@ -300,12 +301,20 @@ class Handler(logging.Handler):
                 fields["args"] = arguments
             return safe_text(message)
 
-    def _rendered(self, text: str, record: LogRecord, fields: dict[str, Any]) -> object:
+    def _clean(self, text: object) -> object:
+        """A text without its secrets, if all of it is JSON."""
+        if self._redact and type(text) is str and text[:1] in _JSON:
+            return dialects.scrubbed_json(text)
+        return text
+
+    def _rendered(self, text: Any, record: LogRecord, fields: dict[str, Any]) -> object:
         """Split the JSON of a formatter; a text that is none is the message."""
         event = dialects.parse_event(text)
-        if event is None or (self._bare and "event" not in event):
-            return text
-        extra = set(record.__dict__).difference(_STANDARD_NAMES)
+        if event is None or (
+            self._bare and ("event" not in event or _CONTEXTVARS not in _modules)
+        ):
+            return self._clean(text)
+        extra = set(record.__dict__).difference(STANDARD_NAMES)
         return self._event(event, record, fields, extra)
 
     def _event(
@@ -325,7 +334,7 @@ class Handler(logging.Handler):
         for name, value in rest.items():
             if name not in known:
                 add_field(fields, name, value, redact=self._redact)
-        return text if isinstance(text, str) else safe_text(text)
+        return self._clean(text if isinstance(text, str) else safe_text(text))
 
     def _add_context(self, record: LogRecord, fields: dict[str, Any]) -> None:
         if not self._transport.latest[0]:
@@ -339,11 +348,9 @@ class Handler(logging.Handler):
         except (TypeError, ValueError, OverflowError):
             fields["created"] = safe_text(created)
         if self._location:
-            place = (record.pathname, record.lineno, record.funcName)
-            for name, own in zip(("file", "line", "function"), place, strict=True):
-                if name in fields and fields[name] is not own:
-                    add_field(fields, f"{name}_", fields.pop(name), redact=False)
-                fields[name] = own
+            set_own(fields, "file", record.pathname)
+            set_own(fields, "line", record.lineno)
+            set_own(fields, "function", record.funcName)
         if (contextvars := _modules.get(_CONTEXTVARS)) is not None:
             for name, value in contextvars.get_contextvars().items():
                 if not is_merged(fields.get(name), value):
@@ -357,7 +364,7 @@ class Handler(logging.Handler):
         if exception is not None:
             fields["exception"] = exception
         if record.stack_info:
-            fields["stack"] = record.stack_info
+            set_own(fields, "stack", record.stack_info)
 
     def write(self, message: Any) -> None:
         """Send a loguru message as a record: `logger.add(handler)` calls this.
@@ -414,33 +421,22 @@ class Handler(logging.Handler):
 Handler.__module__ = "logagg"
 
 
-def add_field(
-    fields: dict[str, Any], name: Any, value: object, *, redact: bool = True
-) -> None:
-    """Add a field of the caller's, replaced if its name is a secret's.
-
-    A clashing name gets underscores; none is dropped. Those of OpenTelemetry's
-    instrumentation get the names that its API's have.
-    """
-    if type(name) is not str:
-        name = safe_text(name)
-    elif name[:4] == "otel":
-        name = instrumented_name(name, value)
-        if name is None:
-            return
-    if is_secret(name):
-        value = PLACEHOLDER if redact else value
-    elif name.rstrip("_") not in TAKEN and len(unreserved) < MAX_NAMES:
-        unreserved.add(name)
-    while name in TAKEN or name in fields:
-        name += "_"
-    fields[name] = value
-
-
 def add_context(add: Callable[[LogRecord, dict[str, Any]], None]) -> None:
     """Let a function add fields to every record of this process from now on."""
     _contexts.append(add)
     Handler._contextual = True
+
+
+@contextmanager
+def noting(note: Callable[[LogRecord, dict[str, Any]], None]) -> Iterator[None]:
+    """Within, a function gets every record of this process with its fields."""
+    before = Handler._contextual
+    add_context(note)
+    try:
+        yield
+    finally:
+        _contexts.remove(note)
+        Handler._contextual = before
 
 
 def add_running(fields_now: Callable[[], dict[str, Any] | None]) -> None:

@@ -21,12 +21,14 @@ from typing import Any
 
 from logagg.core.secrets import PLACEHOLDER, is_secret, scrubbed
 from logagg.dialects.plain_text import without_colours
-from logagg.dialects.rendered_events import event_fields, parse_event
+from logagg.dialects.rendered_events import event_fields, parse_event, scrubbed_json
+from logagg.dialects.structlog_texts import RenderedBytes, RenderedText
 
 __all__ = ["as_formatted", "formatted"]
 
 _STRUCTLOG = "structlog.stdlib"
 _MESSAGE = "%(message)s"
+_ATTRIBUTES = frozenset(vars(LogRecord("", 0, "", 0, "", (), None)))
 _KNOWN = frozenset(("logging", "celery", "colorlog", "django", "structlog", "uvicorn"))
 """Packages whose formatters change no message, or are read otherwise."""
 
@@ -51,12 +53,14 @@ def formatted(
     bare = _bare(record)
     formatter = handler.formatter
     if formatter is not None and _renders(handler, formatter):
-        return _rendered(formatter, bare)
+        text, event = _rendered(formatter, bare)
+        is_json = type(text) is str and text[:1] == "{"
+        return text, None if is_json else event
     if redact:
         attributes = bare.__dict__
         for name in attributes.keys() - own:
             attributes[name] = _without_secrets(name, attributes[name])
-        bare.msg = _without_secrets("", bare.msg)  # it may be a dictionary
+        _scrub_message(bare)
     return handler.format(bare), None
 
 
@@ -69,9 +73,12 @@ def as_formatted(handler: Handler, record: LogRecord) -> LogRecord:
     Returns:
         The record itself, if its message stands in the text. Otherwise a copy with the
         text, without what a format puts around a message, as its message. A copy, too,
-        for a text that is JSON and has further fields.
+        for a text that is JSON and has further fields, and with structlog's formatter,
+        whose processors may have changed any field.
     """
     formatter = handler.formatter
+    if formatter is not None and _renders(handler, formatter):
+        return _as_processed(record, formatter)
     if formatter is None or not _of_own_kind(type(formatter)):
         return record
     try:
@@ -101,6 +108,24 @@ def as_formatted(handler: Handler, record: LogRecord) -> LogRecord:
     return made
 
 
+def _as_processed(record: LogRecord, formatter: Formatter) -> LogRecord:
+    """The record with the event that the processors of structlog's formatter leave."""
+    if record.args is None or isinstance(record.msg, RenderedText | RenderedBytes):
+        return record  # it comes from a queue, or has its event with it
+    try:
+        _, event = _rendered(formatter, _bare(record))
+    except Exception:  # noqa: BLE001 - a processor can raise anything
+        return record
+    if event is None:
+        return record
+    made = copy(record)
+    made.msg, made.args = dict(event), ()
+    for name in event:
+        if name not in _ATTRIBUTES:
+            made.__dict__.pop(name, None)  # the event's value is in its place
+    return made
+
+
 def _of_own_kind(kind: type[Formatter]) -> bool:
     """Whether a class of formatters makes the text in a way of its own."""
     overridden = (
@@ -125,6 +150,14 @@ def _without_secrets(name: str, value: Any) -> Any:
     return scrubbed(value) if type(value) in (dict, list) else value
 
 
+def _scrub_message(record: LogRecord) -> None:
+    """Replace the secrets of a message that is a dictionary, or a text of JSON."""
+    record.msg = _without_secrets("", record.msg)
+    text = "" if isinstance(record.msg, Mapping) else record.getMessage()
+    if text[:1] in ("{", "[") and (clean := scrubbed_json(text)) is not text:
+        record.msg, record.args = clean, ()
+
+
 def _renders(handler: Handler, formatter: Formatter) -> bool:
     """Whether a formatter is structlog's, and the handler calls it as ever."""
     kind = getattr(sys.modules.get(_STRUCTLOG), "ProcessorFormatter", None)
@@ -138,6 +171,7 @@ def _renders(handler: Handler, formatter: Formatter) -> bool:
 def _rendered(
     formatter: Any, record: LogRecord
 ) -> tuple[Any, Mapping[Any, Any] | None]:
+    """The text that structlog's formatter makes, and the event that it is made of."""
     kept: list[Mapping[Any, Any]] = []
     *earlier, last = formatter.processors
 
@@ -149,5 +183,4 @@ def _rendered(
     mine = copy(formatter)
     mine.processors = (*earlier, render)
     text = mine.format(record)
-    is_json = type(text) is str and text[:1] == "{"
-    return text, kept[0] if kept and not is_json else None
+    return text, kept[0] if kept else None

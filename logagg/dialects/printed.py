@@ -16,7 +16,7 @@ from logagg.core.tracebacks import has_header
 from logagg.dialects.access_logs import printed_access
 from logagg.dialects.foreign.conversion import adopt
 from logagg.dialects.plain_text import level_of_text, without_colours
-from logagg.dialects.rendered_events import parse_event
+from logagg.dialects.rendered_events import parse_event, scrubbed_json
 from logagg.dialects.traceback_text import traceback_fields
 
 __all__ = [
@@ -64,14 +64,17 @@ def printed_fields(
         level = level_of_text(plain)
         if level is None and (access := printed_access(plain)):
             return "info", {"message": plain, **access}
-        return level, {"message": text if level is None else plain}
+        message = text if level is None else plain
+        return level, {"message": scrubbed_json(message) if redact else message}
     found = adopt(event)
     level = str(found.pop("level"))
     stated = _states_level(event) and _LEVEL.fullmatch(level) is not None
     if not isinstance(found.get("message"), str):
         if not stated:
-            return None, {"message": text}
+            return None, {"message": scrubbed_json(text) if redact else text}
         found["message"] = ""
+    elif redact:
+        found["message"] = scrubbed_json(found["message"])
     found.pop(
         "timestamp", None
     )  # the line has its own time, of the moment it was printed

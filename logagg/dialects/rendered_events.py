@@ -16,6 +16,7 @@ place of the message; it is taken apart in the same way.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from logging import LogRecord
@@ -24,9 +25,10 @@ from typing import Any
 import orjson
 
 from logagg.core.record import with_span_names
+from logagg.core.secrets import scrubbed
 from logagg.dialects.traceback_text import traceback_fields
 
-__all__ = ["STRUCTLOG_MARKS", "event_fields", "parse_event"]
+__all__ = ["STRUCTLOG_MARKS", "event_fields", "parse_event", "scrubbed_json"]
 
 STRUCTLOG_MARKS = frozenset(("_logger", "_name", "_record", "_from_structlog"))
 """Attributes and keys with which structlog marks its records for its own formatter."""
@@ -68,6 +70,30 @@ def parse_event(text: object) -> dict[str, Any] | None:
     except orjson.JSONDecodeError:
         return None
     return found if isinstance(found, dict) else None
+
+
+def scrubbed_json(text: str) -> str:
+    """A text with the secrets in it replaced if all of it is JSON; else as it is.
+
+    Without secrets it stays as it was written. NaN and integers of any size are read.
+    """
+    plain = text.strip()
+    if not (plain.startswith("{") and plain.endswith("}")) and not (
+        plain.startswith("[") and plain.endswith("]")
+    ):
+        return text
+    try:
+        found = orjson.loads(plain)
+        if scrubbed(found) is found:
+            return text
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        found = json.loads(plain)
+        clean = scrubbed(found)
+    except (ValueError, RecursionError):
+        return text
+    return text if clean is found else json.dumps(clean, ensure_ascii=text.isascii())
 
 
 def event_fields(

@@ -18,6 +18,7 @@ from typing import Any
 
 from logagg.client import handler
 from logagg.client.handler import Handler
+from logagg.integrations.handlers.root_handler import root_senders
 from logagg.integrations.import_hooks import when_imported
 from logagg.integrations.running_task import task_fields
 
@@ -50,9 +51,10 @@ def _connect(module: ModuleType) -> None:
 
     def setup_logging_subsystem(self: Any, *args: Any, **options: Any) -> Any:
         before = {name: _handlers(name) for name in _REPLACED}
+        senders = root_senders()
         receivers = original(self, *args, **options)
         if receivers is not None and not receivers:  # Celery itself has set it up
-            _put_back(before)
+            _put_back(before, senders)
         for call in _afterwards:
             call()
         return receivers
@@ -68,7 +70,9 @@ def _handlers(name: str) -> list[logging.Handler]:
     return [each for each in found if isinstance(each, Handler)]
 
 
-def _put_back(before: Mapping[str, list[logging.Handler]]) -> None:
+def _put_back(
+    before: Mapping[str, list[logging.Handler]], senders: list[Handler]
+) -> None:
     for name, handlers in before.items():
         for each in handlers:
             logging.getLogger(name).addHandler(
@@ -76,7 +80,7 @@ def _put_back(before: Mapping[str, list[logging.Handler]]) -> None:
             )  # does nothing for one that is there
     tasks = logging.getLogger("celery.task")
     if not tasks.propagate:
-        for each in before[""]:
+        for each in senders:
             tasks.addHandler(each)
 
 

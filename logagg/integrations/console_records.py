@@ -11,10 +11,10 @@ arrive as text, without level, logger, fields and exception. Theory of operation
   so files and buffers of the program work as written.
 - What any other handler prints of a record is replaced by the record, too
   (`logagg.integrations.handlers.printing_handlers`).
-- The root logger keeps a `RootHandler` as long as nothing else on it reaches the
-  console: after `basicConfig(filename=…)` or a `dictConfig` with files only, records
-  still come. It goes when the program puts a console handler on the root logger, so
-  that the levels and filters set there hold.
+- Above the root logger a `RootHandler` gets what no handler there sends to the console:
+  after `basicConfig(filename=…)` or a `dictConfig` with files only, records still come.
+  It goes when the program puts a console handler on the root logger, so that the levels
+  and filters set there hold. The root logger itself has the program's handlers only.
 - A record that passes several handlers is sent once: the transport knows the last
   record of each thread.
 - structlog and loguru end in a function that is given text; they are configured to
@@ -61,12 +61,17 @@ from logagg.integrations.handlers import (
     rendered_messages,
 )
 from logagg.integrations.handlers.queue_handlers import QueueHandlers, sent_as_it_is
-from logagg.integrations.handlers.root_handler import RootHandler, RootPlace
+from logagg.integrations.handlers.root_handler import (
+    RootHandler,
+    RootPlace,
+    above_root,
+)
 from logagg.integrations.import_hooks import when_imported
 from logagg.integrations.printing import (
     handler_errors,
     printed_exceptions,
     printed_warnings,
+    program_hooks,
     timestamped_stdio,
 )
 
@@ -81,14 +86,14 @@ class Console:
     """Decides where the records of one worker's console handlers go.
 
     Args:
-        handler: Sends records; also the root logger's handler while it needs one.
+        handler: Sends records; also those of all loggers while no other does.
     """
 
     def __init__(self, handler: RootHandler) -> None:
         self.handler = handler
         self._captured = _captured_files()
         self._printed = frozenset(self._captured)  # by this process itself
-        self.root = RootPlace(handler, self.reaches)
+        self.root = RootPlace(handler, self.reaches, above_root())
 
     def captures(self, stream: object) -> bool:
         """Whether what is written to a stream arrives at the consumer as text.
@@ -208,6 +213,8 @@ def install(level: int | str) -> Console:
     handler_errors.install(console.name_of_own, console.handler.handle)
     printed_warnings.install(console.name_of_own, console.handler.handle)
     when_imported("rich.logging", lambda module: _rich(console, module))
+    when_imported("rich.console", lambda module: _rich_console(console, module))
+    when_imported("rich.traceback", _rich_traceback)
     when_imported("loguru._logger", lambda module: _loguru(console, module))
     when_imported("logbook.handlers", lambda module: _logbook(console, module))
     rendered_messages.install()
@@ -218,6 +225,7 @@ def install(level: int | str) -> Console:
     google_cloud.install()
     if _captured_files():
         excepthooks.install()
+        program_hooks.install()
     inherit.hand_down(_ATTACH)
     inherit.hand_down_to_interpreters()
     return console
@@ -257,6 +265,36 @@ def _own_emits(console: Console) -> Any:
 def _rich(console: Console, module: ModuleType) -> None:
     handler: Any = module.RichHandler
     handler.emit = console.route(handler.emit)
+
+
+def _rich_console(console: Console, module: ModuleType) -> None:
+    """Send the exception that `Console.print_exception` would print."""
+    kind: Any = module.Console
+    original = kind.print_exception
+
+    @wraps(original)
+    def print_exception(self: Any, *args: Any, **options: Any) -> None:
+        error = sys.exc_info()[1]
+        direct = not self.record and not self._buffer_index  # else it is for a text
+        name = console.name_of_own(self.file) if direct else ""
+        if error is None or not name:
+            original(self, *args, **options)
+        else:
+            console.handler.handle(printed_exceptions.exception_record(error, name))
+
+    kind.print_exception = print_exception
+
+
+def _rich_traceback(module: ModuleType) -> None:
+    original = module.install
+
+    @wraps(original)
+    def install(*args: Any, **options: Any) -> Any:
+        before = original(*args, **options)
+        sys.excepthook = program_hooks.sending(sys.excepthook)
+        return before
+
+    module.install = install  # type: ignore[attr-defined]
 
 
 def _dramatiq(console: Console, module: ModuleType) -> None:

@@ -51,10 +51,16 @@ def uninstall() -> None:
 
 
 def is_default(hook: object) -> bool:
-    """Whether a `sys.excepthook` is Python's or logagg's: the program has set none."""
+    """Whether a hook is Python's or logagg's: the program has set none.
+
+    Args:
+        hook: `sys.excepthook` or `threading.excepthook`.
+    """
     if hook is _main:
         hook = _before.get("main")
-    return hook is sys.__excepthook__
+    if hook is _thread:
+        hook = _before.get("thread")
+    return hook is sys.__excepthook__ or hook is threading.__excepthook__
 
 
 def _main(

@@ -11,6 +11,7 @@ from logging import LogRecord
 from typing import Any
 
 from logagg.client import handler
+from logagg.client.context_fields import add_field
 from logagg.client.sink_urls import redaction_wanted
 from logagg.integrations.import_hooks import when_imported
 
@@ -54,4 +55,4 @@ def _with_own_names(record: LogRecord, fields: dict[str, Any]) -> None:
     if isinstance(given, dict):
         fields.pop("json_fields", None)
         for name, value in given.items():
-            handler.add_field(fields, name, value, redact=redaction_wanted(None))
+            add_field(fields, name, value, redact=redaction_wanted(None))

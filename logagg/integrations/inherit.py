@@ -24,7 +24,11 @@ from logagg.client.fast import log_calls
 from logagg.client.handler import Handler
 from logagg.integrations import celery, running_task
 from logagg.integrations.handlers.queue_handlers import QueueHandlers
-from logagg.integrations.handlers.root_handler import RootHandler, RootPlace
+from logagg.integrations.handlers.root_handler import (
+    RootHandler,
+    RootPlace,
+    root_senders,
+)
 from logagg.integrations.import_hooks import when_imported
 from logagg.ipc.paths import SPOOL_NAME
 
@@ -183,7 +187,7 @@ def attach(level: int | str | None = None) -> bool:
     root = logging.getLogger()
     if level is not None:
         root.setLevel(level)
-    if any(isinstance(each, Handler) for each in root.handlers):
+    if root_senders():
         return True
     if not os.environ.get("LOGAGG_SOCKET"):
         return False
@@ -194,7 +198,7 @@ def attach(level: int | str | None = None) -> bool:
         handler = RootHandler()
     except (OSError, ValueError):
         return False
-    place = RootPlace(handler, reaches_log, yields=True)
+    place = RootPlace(handler, reaches_log, root)
     place.place()
     place.watch()
     QueueHandlers(handler, reaches_log)

@@ -16,12 +16,15 @@ from typing import Self
 
 from logagg.client import closing, transport
 from logagg.client.fast import log_calls
-from logagg.client.handler import Handler
 from logagg.client.sink_urls import absolute_url
 from logagg.errors import ClosedError, ConfigError, ConsumerGone
 from logagg.integrations import celery, inherit, running_task
 from logagg.integrations.handlers.queue_handlers import QueueHandlers
-from logagg.integrations.handlers.root_handler import RootHandler, RootPlace
+from logagg.integrations.handlers.root_handler import (
+    RootHandler,
+    RootPlace,
+    root_senders,
+)
 from logagg.ipc import client_messages, launcher, paths
 from logagg.ipc.connection import PacketConnection, standard_streams
 from logagg.ipc.descriptors import no_fork
@@ -116,11 +119,12 @@ class start:  # noqa: N801 - reads as the verb that it is
         raise ConsumerGone(f"the consumer did not start; see {self.path}.err")
 
     def _configure_root(self) -> None:
-        root = logging.getLogger()
-        sender = next((h for h in root.handlers if isinstance(h, Handler)), None)
+        sender = next(iter(root_senders()), None)
         if sender is None:
             sender = self._handler = RootHandler()
-            self._place = RootPlace(self._handler, inherit.reaches_log, yields=True)
+            self._place = RootPlace(
+                self._handler, inherit.reaches_log, logging.getLogger()
+            )
             self._place.place()
             self._place.watch()
         self._take_back.append(QueueHandlers(sender, inherit.reaches_log).take_back)

@@ -127,6 +127,11 @@ def messages(log):
     log.info(Name("a name"))
     log.info({"event": "of structlog", "a": 1})
     log.info('{"event": "looks like JSON"}')
+    log.info('{"password": "hunter2"}')
+    log.info('{"password": "%s"}', "hunter2")
+    log.info("%s", '[{"password": "hunter2"}]')
+    log.info("%s%s", '{"password": ', '"hunter2"}\n')
+    log.info("[%s] done [%s]", "a", "b")
     log.info(b"bytes")
     log.info("%s", "{")
 

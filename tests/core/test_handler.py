@@ -14,6 +14,7 @@ import warnings
 
 import pytest
 import support
+from pythonjsonlogger.json import JsonFormatter
 
 import logagg
 from logagg.core.record import RESERVED
@@ -456,6 +457,85 @@ def test_a_logger_adapter_adds_its_fields(log, shared):
     logging.LoggerAdapter(logger, {"request": "r1"}).info("x")
 
     assert shared.record()["request"] == "r1"
+
+
+SECRET = json.dumps({"order": 7, "password": "hunter2"})
+WHOLE = {
+    "the message": (SECRET,),
+    "an argument": ("%s", SECRET),
+    "of arguments": ('{"password": "%s"}', "hunter2"),
+    "in two arguments": ("%s%s", '{"password": ', '"hunter2"}'),
+    "a list": (f"[{SECRET}]",),
+    "a list as an argument": ("%s", f"[{SECRET}]"),
+    "with an end of line": (SECRET + "\n",),
+    "NaN and a large integer": (
+        f'{{"a": NaN, "n": {2**80}, "pin": {{}}, "token": "hunter2"}}',
+    ),
+    "an object": (None,),
+}
+"""Messages that are JSON as a whole, with a secret in it."""
+
+
+@pytest.mark.parametrize("form", [None, "%(levelname)s %(message)s", "json"])
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_message_that_is_json_has_no_secret_in_it(log, shared, name, form):
+    """With and without a formatter; what is no secret stays, and so does the text."""
+    logger, handler = log
+    if form is not None:
+        formatter = JsonFormatter() if form == "json" else logging.Formatter(form)
+        handler.setFormatter(formatter)
+    message, *arguments = WHOLE[name]
+    if name == "an object":
+
+        class Request:
+            def __str__(self):
+                return SECRET
+
+        message = Request()
+    try:
+        logger.info(message, *arguments)
+        logger.info('{"order":  7}')
+    finally:
+        handler.setFormatter(None)
+
+    found, other = shared.records()
+    assert "hunter2" not in str(found)
+    assert "[redacted]" in found["message"]
+    assert other["message"].endswith('{"order":  7}')
+
+
+def test_a_message_of_json_is_left_alone_without_redaction(shared):
+    """`redact=False` is the caller's word."""
+    handler = logagg.Handler(redact=False)
+    logger = logging.getLogger("json")
+    logger.propagate = False
+    logger.addHandler(handler)
+    try:
+        logger.warning(SECRET)
+        logger.warning("%s", SECRET)
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = True
+        handler.close()
+
+    assert [each["message"] for each in shared.records()] == [SECRET, SECRET]
+
+
+def test_a_stack_that_structlog_has_found_is_the_stack(log, shared):
+    """`StackInfoRenderer` has it under that name; a value of the caller's own does not."""
+    logger, _ = log
+    stack = "Stack (most recent call last):\n  File ..."
+    logger.info("by structlog", extra={"stack": stack})
+    logger.info("own", extra={"stack": ["a"]})
+    logger.info("both", extra={"stack": "mine"}, stack_info=True)
+    logger.info("twice", extra={"stack": stack}, stack_info=True)
+
+    found, own, both, twice = shared.records()
+    assert (found["stack"], own["stack_"], both["stack_"]) == (stack, ["a"], "mine")
+    assert "stack" not in own
+    assert both["stack"].startswith("Stack (most recent call last):")
+    assert twice["stack_"] == stack
+    assert twice["stack"] != stack
 
 
 def test_stack_info_is_a_field(log, shared):

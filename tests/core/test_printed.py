@@ -40,6 +40,15 @@ LINES: dict[str, tuple[str | None, dict[str, Any]]] = {
     '{"msg":"no level"}': (None, {"message": "no level"}),
     '{"level":"info"}': ("info", {"message": ""}),
     '{"a":1}': (None, {"message": '{"a":1}'}),
+    '{"a":1,"password":"hunter2"}': (
+        None,
+        {"message": '{"a": 1, "password": "[redacted]"}'},
+    ),
+    '[{"password":"hunter2"}]': (None, {"message": '[{"password": "[redacted]"}]'}),
+    '{"msg":"{\\"token\\":\\"hunter2\\"}"}': (
+        None,
+        {"message": '{"token": "[redacted]"}'},
+    ),
     '{"broken"': (None, {"message": '{"broken"'}),
     '{"broken}': (None, {"message": '{"broken}'}),
     '{"msg":"m","password":"hunter2","pid":5,"worker":"x","seq":9}': (

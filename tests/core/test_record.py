@@ -4,7 +4,7 @@ import logging
 
 import orjson
 
-from logagg.client.handler import TAKEN
+from logagg.client.context_fields import TAKEN
 from logagg.core.event import LOSSES, Event
 from logagg.core.line import dump_line, is_line, parse_line, received_suffix
 from logagg.core.record import (

@@ -349,3 +349,48 @@ def test_the_name_is_the_modules_when_none_is_given(configured):
     structlog.get_logger().info("x")
 
     assert configured.record()["logger"] == __name__
+
+
+def test_an_event_that_is_json_has_no_secret_in_it(configured):
+    """As a message of `logging`."""
+    text = '{"order": 7, "password": "hunter2"}'
+    structlog.get_logger().info(text)
+    structlog.get_logger().info(text, nested={"a": 1})
+
+    for found in configured.records():
+        assert found["message"] == '{"order": 7, "password": "[redacted]"}'
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        structlog.processors.JSONRenderer(),
+        structlog.processors.KeyValueRenderer(),
+        structlog.stdlib.render_to_log_kwargs,
+        structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+    ],
+    ids=["JSON", "text", "kwargs", "formatter"],
+)
+def test_the_stack_of_a_call_is_the_stack_whatever_the_chain(log, shared, last):
+    """`StackInfoRenderer` and `stack_info=True` of `logging` give the same field."""
+    logger, _ = log
+    wrapped = structlog.wrap_logger(
+        logger,
+        processors=[structlog.processors.StackInfoRenderer(), last],
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+    wrapped.info("here", stack_info=True)
+
+    found = shared.record()
+    assert found["stack"].startswith("Stack (most recent call last):")
+    assert "stack_" not in found
+
+
+def test_the_stack_of_a_call_straight_to_logagg_is_the_stack(shared):
+    """By a processor of the program's."""
+    structlog.contextvars.clear_contextvars()
+    logagg.structlog.configure(processors=[structlog.processors.StackInfoRenderer()])
+    structlog.get_logger().info("here", stack_info=True)
+    structlog.reset_defaults()
+
+    assert shared.record()["stack"].startswith("Stack (most recent call last):")

@@ -71,6 +71,25 @@ ASGI = """
         await send({"type": "http.response.body", "body": b"ok"})
 """
 
+AIOHTTP = """
+    import logging, os, sys
+    import logagg
+    from aiohttp import web
+    if "HANDLER" in os.environ:
+        logging.basicConfig(handlers=[logagg.Handler("app.log")], level="INFO")
+    else:
+        logging.basicConfig(level="INFO")
+    async def view(request):
+        logging.getLogger("shop.pay").warning("paid", extra={"order": 7})
+        if request.path == "/broken":
+            raise ValueError("odd")
+        return web.Response(text="ok")
+    app = web.Application()
+    app.add_routes([web.get("/fine", view), web.get("/broken", view)])
+    if __name__ == "__main__":
+        web.run_app(app, port=int(sys.argv[1]))
+"""
+
 MADE = """
     import json, logagg
     logconfig_dict = logagg.logging_config(SERVER, filename="app.log", maxBytes="10MB")
@@ -111,6 +130,14 @@ SERVERS = {
         "granian", ASGI, MADE,
         "granian --interface asginl --access-log --log-config log.json --port PORT app:app",
     ),
+    "hypercorn, run": (
+        "hypercorn", ASGI, "", "hypercorn --access-logfile - -b 127.0.0.1:PORT app:app",
+    ),
+    "granian, run": (
+        "granian", ASGI, "", "granian --interface asginl --access-log --port PORT app:app",
+    ),
+    "aiohttp": ("aiohttp", AIOHTTP, "", "app PORT"),
+    "aiohttp, run": ("aiohttp", AIOHTTP, "", "app -- PORT"),
 }  # fmt: skip
 """By name: whose access log it is, the application, the configuration, the command."""
 
@@ -244,7 +271,8 @@ def test_a_server_with_a_dictionary(tmp_path: Path, case: str) -> None:
     command = ["-m", *line.replace("PORT", str(port)).split()]
     if case.endswith("run"):
         command = [*LOGAGG[1:], "run", "-w", "1", "--sink", "file:app.log", *command]
-    with Program(tmp_path, [sys.executable, *command]) as program:
+    variables = {} if case.endswith("run") else {"HANDLER": "yes"}
+    with Program(tmp_path, [sys.executable, *command], **variables) as program:
         _get(port, "/broken?a=b")
         _get(port, "/fine?a=b")
         program.until_message("/fine")

@@ -224,6 +224,7 @@ ROWS = {
     "uvicorn": ("test_integrations", '"uvicorn --log-config'),
     "hypercorn": ("test_integrations", '"hypercorn -c'),
     "granian": ("test_integrations", '"granian --interface'),
+    "aiohttp": ("test_integrations", '"aiohttp, run"'),
     "Django": ("test_web_frameworks", '"Django, ASGI"'),
     "Flask": ("test_web_frameworks", '"Flask"'),
     "FastAPI, Starlette": ("test_web_frameworks", "astapi"),

@@ -58,7 +58,9 @@ emit: Any = load("emit")
 
 def _is_special(name: str) -> bool:
     """Whether a field of that name, not a secret's, is more than a field."""
-    return name.rstrip("_") in handler.TAKEN or name[:4] == "otel" or name in _MARKS
+    return (
+        name.rstrip("_") in context_fields.TAKEN or name[:4] == "otel" or name in _MARKS
+    )
 
 
 def is_used() -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from logagg.integrations import excepthooks
 from logagg.integrations.printing.timestamped_stdio import holding
 
-__all__ = ["sending"]
+__all__ = ["exception_record", "sending"]
 
 
 def sending(
@@ -46,7 +46,7 @@ def sending(
             return
         busy.on = True
         try:
-            handle(_exception_record(error, name_of(stream)))
+            handle(exception_record(error, name_of(stream)))
         finally:
             busy.on = False
 
@@ -60,7 +60,7 @@ def _has_begun_line(stream: Any) -> bool:
         return False
 
 
-def _exception_record(error: BaseException, name: str) -> logging.LogRecord:
+def exception_record(error: BaseException, name: str) -> logging.LogRecord:
     """The record of an exception that was about to be printed on a stream."""
     return logging.makeLogRecord(
         {

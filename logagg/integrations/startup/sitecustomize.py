@@ -1,9 +1,10 @@
 """Run by every Python interpreter that a worker or `logagg.start` starts, at first.
 
 It takes itself off the path, runs the `sitecustomize` that it stands in front of, and
-waits for the program to import `logging`: only then is anything of logagg loaded. It
-never fails and never prints: an interpreter without logagg, or of another version, runs
-as it would. `LOGAGG_CHILDREN=no` in the environment switches it off.
+waits for the program to import `logging`, or rich's tracebacks: only then is anything of
+logagg loaded. It never fails and never prints: an interpreter without logagg, or of
+another version, runs as it would. `LOGAGG_CHILDREN=no` in the environment switches it
+off.
 """
 
 import os
@@ -11,8 +12,14 @@ import sys
 from importlib import import_module
 from types import ModuleType
 
+_waits = True
+
 
 def _attach(_: ModuleType) -> None:
+    global _waits
+    if not _waits:
+        return
+    _waits = False
     try:
         from logagg.integrations import console_records  # not before `logging`
 
@@ -46,4 +53,5 @@ if _wanted and os.environ.get("LOGAGG_SOCKET"):
     except Exception:  # noqa: BLE001, S110 - see above
         pass
     else:
-        when_imported("logging", _attach)
+        for _name in ("logging", "rich.traceback"):
+            when_imported(_name, _attach)

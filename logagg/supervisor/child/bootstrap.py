@@ -31,7 +31,7 @@ from itertools import takewhile
 from typing import Any
 
 from logagg.integrations import console_records, excepthooks
-from logagg.integrations.printing import timestamped_stdio
+from logagg.integrations.printing import program_hooks, timestamped_stdio
 from logagg.platform.processes import die_with_parent, stack_signal
 from logagg.supervisor.child import (
     patch_socket,
@@ -148,7 +148,7 @@ def _report(worker: Worker, error: BaseException) -> None:
     """Make one record of the exception, unless a sibling made the very same one.
 
     A program that replaced `sys.excepthook` (an error tracker does) has its hook called
-    as python would.
+    as python would; what it prints of the exception is left out.
     """
     trace = error.__traceback__
     while trace is not None and _internal(trace.tb_frame.f_code.co_filename):
@@ -165,7 +165,8 @@ def _report(worker: Worker, error: BaseException) -> None:
     except Exception:  # noqa: BLE001, S110  then the trace is shown once more
         pass
     if not excepthooks.is_default(sys.excepthook):
-        sys.excepthook(type(error), error, trace)
+        with program_hooks.reporting(error, "uncaught", logging.CRITICAL, wanted=show):
+            sys.excepthook(type(error), error, trace)
         return
     if show:
         logging.getLogger("logagg").critical(

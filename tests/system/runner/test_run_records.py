@@ -70,6 +70,19 @@ WAYS = {
         shop.propagate = False
     assert shop.hasHandlers() and not logging.getLogger("other").hasHandlers()
     """,
+    "basicConfig if there is no handler": """
+    import logging
+    if not logging.getLogger().handlers:
+        logging.basicConfig(level="DEBUG", format="%(message)s")
+    """,
+    "a handler by hand if there is none": """
+    import logging
+    root = logging.getLogger()
+    if len(root.handlers) == 0 and not logging.root.hasHandlers():
+        root.addHandler(logging.StreamHandler())
+        root.setLevel("DEBUG")
+    assert [type(each) for each in root.handlers] == [logging.StreamHandler]
+    """,
     "a handler added by hand": """
     import logging
     logging.getLogger().addHandler(logging.StreamHandler())
@@ -508,6 +521,62 @@ def test_structlog_yields_records(run: Any, setup: str) -> None:
     assert second[4]["type"] == "ZeroDivisionError"
 
 
+def test_what_the_processors_of_structlogs_formatter_do_holds(run: Any) -> None:
+    """For events, and for records of `logging`; a console handler has the formatter."""
+    run.write(
+        "app.py",
+        """
+        import logging, logging.config
+        import structlog
+        from structlog.stdlib import ExtraAdder, ProcessorFormatter
+
+        def mask(logger, name, event):
+            event["card"] = event["card"][-1:].rjust(4, "*")
+            event["service"] = "pay"
+            return event
+
+        logging.config.dictConfig({
+            "version": 1, "disable_existing_loggers": False,
+            "formatters": {"f": {
+                "()": ProcessorFormatter,
+                "foreign_pre_chain": [ExtraAdder(), structlog.stdlib.add_log_level],
+                "processors": [mask, ProcessorFormatter.remove_processors_meta,
+                               structlog.dev.ConsoleRenderer(colors=True)]}},
+            "handlers": {"h": {"class": "logging.StreamHandler", "formatter": "f"}},
+            "root": {"handlers": ["h"], "level": "DEBUG"}})
+        structlog.configure(
+            processors=[structlog.stdlib.add_log_level,
+                        structlog.processors.TimeStamper(fmt="iso"),
+                        ProcessorFormatter.wrap_for_formatter],
+            logger_factory=structlog.stdlib.LoggerFactory(),
+            wrapper_class=structlog.stdlib.BoundLogger)
+        event, record = structlog.get_logger("event"), logging.getLogger("record")
+        event.debug("inf", card="4711", pin_code="hunter2", token="hunter2")
+        record.debug("inf", extra={"card": "4711", "token": "hunter2"})
+        try:
+            1 / 0
+        except ZeroDivisionError:
+            event.exception("exc", card="4711")
+            record.exception("exc", extra={"card": "4711"})
+        """,
+    )
+
+    assert run.start("-w", 1, "app.py").wait(90) == 0
+
+    found = run.records()
+    assert [(r["logger"], r["level"], r["message"]) for r in found] == [
+        ("event", "debug", "inf"), ("record", "debug", "inf"),
+        ("event", "error", "exc"), ("record", "error", "exc"),
+    ]  # fmt: skip
+    assert {(r["card"], r["service"]) for r in found} == {("***1", "pay")}
+    assert [r.get("token") for r in found] == ["[redacted]", "[redacted]", None, None]
+    kinds = [r.get("exception", {}).get("type") for r in found]
+    assert kinds == [None, None, "ZeroDivisionError", "ZeroDivisionError"]
+    assert not {
+        name for r in found for name in r if name.endswith("_") or name[:1] == "_"
+    }
+
+
 @pytest.mark.slow
 def test_an_exception_of_a_thread_is_one_record_whatever_others_print(run: Any) -> None:
     """With its notes, its lines and its group; the printed lines stay apart."""
@@ -599,6 +668,106 @@ def test_hooks_of_the_program_are_called_as_without_logagg(run: Any) -> None:
     run.start("-w", 1, "--restart", "never", "app.py").wait(25)
 
     assert run.messages(stream="stdout") == ["thread division by zero", "main end"]
+    logged = [r for r in run.records(logger="logagg") if "exception" in r]
+    found = [(r["level"], r["exception"]["type"]) for r in logged]
+    assert found == [("error", "ZeroDivisionError"), ("critical", "ValueError")]
+
+
+RICH = """
+    import rich.traceback
+    rich.traceback.install(show_locals=True)
+    FAIL
+"""
+
+HOOK = """
+    import logging, os, signal, sys, threading, traceback
+    def hook(kind, error, trace):
+        PRINT
+    sys.excepthook = hook
+    threading.excepthook = lambda args: hook(*args[:3])
+    FAIL
+"""
+
+MAIN = """
+    def fail(pin_code):
+        raise LookupError("no order\\nof that number")
+    fail(1234)
+"""
+
+THREAD = """
+    import threading
+    thread = threading.Thread(target=lambda: [][4711])
+    thread.start()
+    thread.join()
+"""
+
+HOOKS = {
+    "rich": (RICH, MAIN, "logagg", ""),
+    "rich in an interpreter of its own": ("""
+    import subprocess, sys
+    code = "import rich.traceback as r; r.install(); raise LookupError('no order')"
+    subprocess.run([sys.executable, "-c", code])
+    """, "", "logagg", ""),
+    "rich, on demand": ("""
+    from rich.console import Console
+    try:
+        raise LookupError("no order")
+    except LookupError:
+        Console(stderr=True).print_exception(show_locals=True)
+    """, "", "stderr", ""),
+    "traceback": (HOOK.replace("PRINT", "traceback.print_exception(error)"), MAIN, "logagg", ""),
+    "a text before": (
+        HOOK.replace("PRINT", "print('sorry:', file=sys.stderr); traceback.print_exception(error)"),
+        MAIN, "logagg", "sorry:"),
+    "a text after": (
+        HOOK.replace("PRINT", "sys.__excepthook__(kind, error, trace); sys.stderr.write('bye')"),
+        MAIN, "logagg", "bye"),
+    "its text": (
+        HOOK.replace("PRINT", "sys.stderr.write(''.join(traceback.format_exception(error)))"),
+        MAIN, "logagg", ""),
+    "no traceback": (HOOK.replace("PRINT", "print(type(error), file=sys.stderr)"),
+        MAIN, "logagg", "<class 'LookupError'>"),
+    "a record and its text": (
+        HOOK.replace("PRINT", "sys.__excepthook__(kind, error, trace); "
+        "logging.getLogger('shop').critical('crashed', exc_info=error)"), MAIN, "shop", ""),
+    "a thread": (HOOK.replace("PRINT", "traceback.print_exception(error)"), THREAD, "logagg", ""),
+    "a thread that ends the process": (
+        HOOK.replace("PRINT", "traceback.print_exception(error); os._exit(3)"), THREAD, "logagg", ""),
+    "a thread that kills the process": (
+        HOOK.replace("PRINT", "traceback.print_exception(error); "
+        "os.kill(os.getpid(), signal.SIGKILL)"), THREAD, "logagg", ""),
+    "a thread with rich": (RICH.replace("FAIL", "import threading\n    "
+        "threading.excepthook = lambda args: sys.excepthook(*args[:3])\n    import sys\n    FAIL"),
+        THREAD, "logagg", ""),
+}  # fmt: skip
+"""By name: what sets a hook, what fails, the record's logger, the text that remains."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        n if n in ("rich", "a text after") else pytest.param(n, marks=pytest.mark.slow)
+        for n in HOOKS
+    ],
+)
+def test_an_exception_that_a_hook_gets_is_one_record(run: Any, name: str) -> None:
+    """Whatever the hook does with it; its own text stays, without the exception."""
+    set_up, fail, logger, text = HOOKS[name]
+    fail = textwrap.dedent(fail)
+    run.write("app.py", textwrap.dedent(set_up).replace("FAIL", fail))
+
+    run.start("-w", 1, "--restart", "never", "app.py").wait(90)
+
+    (found,) = [r for r in run.records() if "exception" in r]
+    level = "error" if "thread" in name or "demand" in name else "critical"
+    assert (found["level"], found["logger"]) == (level, logger)
+    kind = "IndexError" if "thread" in name else "LookupError"
+    assert found["exception"]["type"] == kind
+    if fail is MAIN:
+        assert found["exception"]["message"] == "no order\nof that number"
+    others = [text] if text else []
+    printed = [found["message"]] if logger == "stderr" else []
+    assert run.messages(stream="stderr") == printed + others
 
 
 PRINTING = """
@@ -1044,7 +1213,7 @@ def test_fields_that_a_console_handlers_filter_adds_arrive(run: Any) -> None:
 def test_a_root_logger_that_is_cleared_has_what_the_program_puts_there(
     run: Any,
 ) -> None:
-    """A handler that does not print comes alone; a run's own is not put back beside it."""
+    """And nothing else, while records come as they do beside a file of the program's."""
     run.write(
         "app.py",
         """
@@ -1054,10 +1223,17 @@ def test_a_root_logger_that_is_cleared_has_what_the_program_puts_there(
         mine = logging.StreamHandler(io.StringIO())
         root.addHandler(mine)
         assert root.handlers == [mine], root.handlers
-        logging.warning("for the buffer alone")
+        logging.warning("for the buffer and the log")
+        root.propagate = False
+        logging.warning("again")
+        root.handlers = [mine]
+        root.propagate = True
+        logging.warning("once more")
+        assert root.handlers == [mine], root.handlers
         print(mine.stream.getvalue(), end="")
         """,
     )
     run.start("-w", 1, "--restart", "never", "app.py").wait()
     found = [(r["logger"], r["message"]) for r in run.records()]
-    assert found == [("stdout", "for the buffer alone")]
+    texts = ["for the buffer and the log", "again", "once more"]
+    assert found == [*(("root", text) for text in texts), ("stdout", "\n".join(texts))]
