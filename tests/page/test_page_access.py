@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import ssl
 import stat
@@ -15,7 +16,7 @@ from typing import Any
 import page_world
 import pytest
 import support
-from page_world import MAIN, Web, line, web
+from page_world import MAIN, Events, Web, line, web
 
 pytestmark = pytest.mark.slow  # each starts a server
 
@@ -133,6 +134,23 @@ def test_it_listens_to_this_host_alone(server: Web) -> None:
         rows = [row.split()[1] for row in table if row.split()[3] == "0A"]
     found = [row for row in rows if row.endswith(f":{server.port:04X}")]
     assert found == [f"0100007F:{server.port:04X}"]
+
+
+def test_strangers_connections_keep_nobody_out(server: Web) -> None:
+    """Idle ones take no page's stream away, no descriptors, and no line of stderr."""
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (64, 64))
+    stream = Events(server, "/events")
+    strangers = [
+        socket.create_connection(("127.0.0.1", server.port), page_world.PATIENCE)
+        for _ in range(100)
+    ]
+    assert strangers[0].recv(1) == b""
+    assert server.ask("/")[0] == 200
+    for _ in range(6):  # the first four may have come before
+        stream.next()
+    stream.close()
+    for each in strangers:
+        each.close()
 
 
 def test_elsewhere_the_token_is_asked_for_too(log: Path) -> None:
