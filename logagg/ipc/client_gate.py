@@ -1,12 +1,13 @@
-"""Connections of the metrics endpoint: few, short, and not too many in a time.
+"""Connections of an HTTP endpoint: of strangers few, short, and not too many in a time.
 
-Any user of the host may connect, and it is the consumer's own loop that accepts.
+Any user of the host may connect, and it is the server's own loop that accepts.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable
 
 from logagg.ipc.descriptors import free_descriptors
@@ -25,16 +26,26 @@ class Gate:
     Any user of the host may connect. When there are MOST_CONNECTIONS the oldest is
     closed for a new one, so a client that asks at once is always served; each is closed
     after LIFETIME. In ACCEPT_INTERVAL seconds ACCEPTS are accepted at most. None is
-    accepted while the descriptors of the consumer's own work would not be free.
+    accepted while the descriptors of the server's own work would not be free.
+
+    Args:
+        listener: Where clients connect to.
+        protocol: Makes the protocol of a connection.
+        tls: The server's certificate, or None.
     """
 
     def __init__(
-        self, listener: socket.socket, protocol: Callable[[], asyncio.BaseProtocol]
+        self,
+        listener: socket.socket,
+        protocol: Callable[[], asyncio.BaseProtocol],
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._listener = listener
         self._protocol = protocol
+        self._tls = tls
         self._loop = asyncio.get_running_loop()
         self._open: dict[socket.socket, asyncio.Task[None]] = {}
+        self._strangers: dict[asyncio.BaseTransport, asyncio.Event] = {}
         self._accepts = 0
         self._until = 0.0  # when the count of accepted connections begins anew
         listener.setblocking(False)
@@ -71,21 +82,33 @@ class Gate:
         if self._listener.fileno() >= 0:
             self._loop.add_reader(self._listener, self._accept)
 
+    def admit(self, transport: asyncio.BaseTransport) -> None:
+        """Count a connection no more, and leave it open: its client is known."""
+        known = self._strangers.get(transport)
+        if known is not None:
+            known.set()
+
     async def _serve(self, connection: socket.socket) -> None:
         transport: asyncio.BaseTransport | None = None
+        known = asyncio.Event()
         try:
             connection.setblocking(False)
-            transport, _ = await self._loop.connect_accepted_socket(
-                self._protocol, connection
-            )
-            await asyncio.sleep(LIFETIME)
-        except OSError:  # it is gone again
+            async with asyncio.timeout(LIFETIME):
+                transport, _ = await self._loop.connect_accepted_socket(
+                    self._protocol, connection, ssl=self._tls
+                )
+                self._strangers[transport] = known
+                await known.wait()
+        except OSError:  # it is gone again, or was there for LIFETIME
             pass
         finally:
             self._open.pop(connection, None)
-            if isinstance(transport, asyncio.WriteTransport):
-                transport.abort()
-            connection.close()
+            if transport is not None:
+                self._strangers.pop(transport, None)
+            if not known.is_set():
+                if isinstance(transport, asyncio.WriteTransport):
+                    transport.abort()
+                connection.close()
 
     def close(self) -> None:
         """Accept nothing more, and close all connections."""

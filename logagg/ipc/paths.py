@@ -31,6 +31,7 @@ from typing import NamedTuple
 import orjson
 
 from logagg.errors import ConfigError
+from logagg.ipc import users
 from logagg.ipc.users import ALLOW_USERS, allowed_users, check_listener, is_trusted
 from logagg.platform import packets
 from logagg.platform.mounts import is_elsewhere
@@ -88,7 +89,8 @@ def _runtime_path() -> str:
             if status.st_uid == uid and not status.st_mode & stat.S_IWOTH:
                 return os.path.join(base, "logagg")
     first = f"/tmp/logagg-{uid}"  # noqa: S108 - checked to be private
-    places = [first, f"{_state_beside()}/run", f"{_state_home()}/logagg/run"]
+    homes = [f"{home}/logagg/run" for home in _state_homes()]
+    places = [first, f"{_state_beside()}/run", *homes]
     places.append(f"/dev/shm/logagg-{uid}")  # noqa: S108 - as above
     return next(filter(_may_be_had, places), "")
 
@@ -113,7 +115,7 @@ def state_dir() -> str:
     """Where this user keeps what must outlive processes, on a disk of this machine.
 
     `$XDG_STATE_HOME/logagg`, by default `~/.local/state/logagg`; not made. Where that
-    cannot be written or lies on another machine, and where there is no home,
+    cannot be written, is another user's or on another machine, and without a home,
     `/var/tmp/logagg-<uid>`, which outlives a start of the machine as well; made.
 
     Raises:
@@ -190,10 +192,8 @@ def owners_of(segment: str) -> frozenset[int]:
 
 def _state_dirs() -> list[str]:
     """This user's places on this machine for files that must outlive processes."""
-    found = []
-    base = _state_home()
-    if os.path.isabs(base) and not is_elsewhere(base):
-        found.append(os.path.join(base, "logagg"))
+    homes = [home for home in _state_homes() if not is_elsewhere(home)]
+    found = [os.path.join(home, "logagg") for home in homes if os.path.isabs(home)]
     try:
         check_private(_state_beside(), 0o066)
     except FileNotFoundError:
@@ -212,9 +212,10 @@ def _is_of(uid: int, place: str) -> bool:
     return stat.S_ISDIR(status.st_mode) and status.st_uid == uid != os.geteuid()
 
 
-def _state_home() -> str:
+def _state_homes() -> list[str]:
     base = os.environ.get("XDG_STATE_HOME", "")
-    return base if os.path.isabs(base) else os.path.expanduser("~/.local/state")
+    home = base if os.path.isabs(base) else os.path.expanduser("~/.local/state")
+    return [] if users.is_replaceable(home) else [home]
 
 
 def _state_beside() -> str:

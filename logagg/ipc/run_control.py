@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,8 @@ from logagg.platform.system import bind_with_mode
 
 __all__ = ["RunAddress", "find", "listen", "request", "run_name", "runs",
            "status"]  # fmt: skip
+
+_MOST_ANSWER_BYTES = 64 << 20
 
 
 class RunAddress(NamedTuple):
@@ -111,11 +114,12 @@ def find(pid: int | None) -> RunAddress:
 
 
 def request(run: RunAddress, message: RunRequest, timeout: float = 10.0) -> RunReply:
-    """Send a request to a run and wait for the answer, `timeout` seconds at most.
+    """Send a request to a run and wait for the whole answer, `timeout` seconds at most.
 
     Raises:
         ConfigError: It is not there, is stopped, or does not answer in time.
     """
+    until = time.monotonic() + timeout
     name = f"run {run.pid}"
     if is_stopped(run.pid):
         raise ConfigError(f"{name} is stopped (Ctrl-Z): continue it, as with fg")
@@ -125,18 +129,34 @@ def request(run: RunAddress, message: RunRequest, timeout: float = 10.0) -> RunR
             connection.connect(run.path)
             check_listener(connection, run.path)
             connection.sendall(encode(message) + b"\n")
-            with connection.makefile("rb") as file:
-                line = file.readline()
+            line = _read_line(connection, until)
         except TimeoutError:
             raise ConfigError(f"{name} did not answer in {timeout:g} s") from None
         except OSError as error:
             raise ConfigError(f"{name} cannot be reached: {error}") from None
-    if not line:
+    if not line.endswith(b"\n"):
         raise ConfigError(f"{name} ended before it answered")
     try:
         return decode(RunReply, line)
     except WireError as error:
         raise ConfigError(f"{name} sends no answer: {error}") from error
+
+
+def _read_line(connection: socket.socket, until: float) -> bytes:
+    """Read a line; what it is without an end, when there is none. Raises OSError."""
+    parts = bytearray()
+    while not parts.endswith(b"\n"):
+        left = until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        if len(parts) > _MOST_ANSWER_BYTES:
+            raise OSError(f"its answer is longer than {_MOST_ANSWER_BYTES} bytes")
+        connection.settimeout(left)
+        part = connection.recv(1 << 16)
+        if not part:
+            break
+        parts += part
+    return bytes(parts)
 
 
 def status(run: RunAddress) -> dict[str, Any]:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALLOW_USERS", "TRUST_USERS", "Guests", "allowed_users", "check_listener",
-    "is_trusted", "open_note", "read_trusted",
+    "is_replaceable", "is_trusted", "open_note", "read_trusted",
 ]  # fmt: skip
 
 ALLOW_USERS = "LOGAGG_ALLOW_USERS"
@@ -195,3 +195,22 @@ def open_note(name: str, flags: int) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def is_replaceable(home: str) -> bool:
+    """Whether another user could replace what is made in a home's `logagg`.
+
+    That directory must be of this user or root. Where it is missing, the home must not
+    be that of the user who called sudo (`sudo -E`); others may own it, as a container's
+    volume.
+    """
+    place = os.path.join(home, "logagg")
+    made = os.path.lexists(place)
+    try:
+        while place and not os.path.lexists(place):
+            place = os.path.dirname(place)
+        owners = {os.lstat(place).st_uid, os.stat(place).st_uid} - {0, os.geteuid()}
+    except OSError:  # a link to nothing, or it has just been removed
+        return made
+    caller = os.environ.get("SUDO_UID", "") if os.geteuid() == 0 else ""
+    return bool(owners) if made else caller in map(str, owners)

@@ -178,6 +178,9 @@ class Otlp(Service):
 
     def foreign(self, answer: Response) -> str:
         """Only an empty body or an ExportLogsServiceResponse is a success."""
+        kind = answer.headers.get("content-type", "").lower()
+        if kind.startswith("text/") and answer.body.strip() not in (b"", b"{}"):
+            return f"{kind.partition(';')[0]} answered, not an OTLP receiver"
         try:
             _partial(answer)
         except (ValueError, TypeError, AttributeError):
@@ -229,7 +232,7 @@ def _partial(answer: Response) -> tuple[int, str]:
             raise TypeError("partial_success is a message")
         for inner, part in pb.fields(value):
             if inner == 1 and isinstance(part, int):
-                rejected = part
+                rejected = part if part < 1 << 63 else part - (1 << 64)  # an int64
             elif inner == 2 and isinstance(part, bytes):
                 message = part.decode("utf-8", "replace")
     return rejected, message

@@ -192,3 +192,48 @@ def test_directories_for_state_are_private_from_the_first_on(
     made = [path for path in tmp_path.rglob("*") if path.is_dir()]
     assert len(made) == 7
     assert {stat.S_IMODE(path.stat().st_mode) for path in made} == {0o700}
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("planted", ["nothing", "link", "directory"])
+def test_root_keeps_nothing_where_the_user_who_called_sudo_can_replace_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: str
+) -> None:
+    """`sudo -E` hands that user's directories on."""
+    home, loot = tmp_path / "home", tmp_path / "loot"
+    for place in (home, loot):
+        place.mkdir(mode=0o700)
+    if planted == "link":
+        (home / "logagg").symlink_to(loot)
+    elif planted == "directory":
+        (home / "logagg").mkdir(mode=0o700)
+    for place in (home, *home.iterdir()):
+        os.chown(place, 12345, 12345, follow_symlinks=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(home))
+    monkeypatch.setenv("SUDO_UID", "12345" if planted == "nothing" else "")
+
+    for place in (paths.state_dir(), paths.spool_dir("0123456789abcdef0123")):
+        assert not place.startswith(str(tmp_path))
+    paths.forget_spool_dir("0123456789abcdef0123")
+    assert not any(str(tmp_path) in place for place in paths.spool_dirs("x"))
+    assert list(loot.iterdir()) == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+def test_a_volume_of_another_user_keeps_roots_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container's root writes into a directory of the host's user."""
+    os.chown(tmp_path, 12345, 12345)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.delenv("SUDO_UID", raising=False)
+
+    paths.make_folder(paths.state_dir())
+    assert paths.state_dir() == str(tmp_path / "logagg")
+
+
+def test_a_home_that_is_none_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative one, as of a user without a home."""
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setenv("HOME", "nowhere")
+    assert paths.state_dir() == f"/var/tmp/logagg-{os.geteuid()}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import ssl
 import stat
@@ -11,11 +12,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import page_world
 import pytest
 import support
-from page_world import MAIN, Web, line, web
+from page_world import MAIN, Events, Web, line, web
 
 pytestmark = pytest.mark.slow  # each starts a server
 
@@ -135,6 +137,23 @@ def test_it_listens_to_this_host_alone(server: Web) -> None:
     assert found == [f"0100007F:{server.port:04X}"]
 
 
+def test_strangers_connections_keep_nobody_out(server: Web) -> None:
+    """Idle ones take no page's stream away, no descriptors, and no line of stderr."""
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (64, 64))
+    stream = Events(server, "/events")
+    strangers = [
+        socket.create_connection(("127.0.0.1", server.port), page_world.PATIENCE)
+        for _ in range(100)
+    ]
+    assert strangers[0].recv(1) == b""
+    assert server.ask("/")[0] == 200
+    for _ in range(6):  # the first four may have come before
+        stream.next()
+    stream.close()
+    for each in strangers:
+        each.close()
+
+
 def test_elsewhere_the_token_is_asked_for_too(log: Path) -> None:
     """Its addresses are hosts by number; names only those that are given."""
     with web(log, "--listen", "0.0.0.0:0", "--host", "logs.example") as server:
@@ -202,10 +221,11 @@ def test_tls(log: Path, tmp_path: Path) -> None:
 def test_a_token_of_a_file(log: Path, tmp_path: Path) -> None:
     """It stays the same over restarts; a short one is refused."""
     token = tmp_path / "token"
-    token.write_text("a-token-of-twenty-characters\n")
-    with web(log, "--token-file", token) as server:
-        assert server.token == "a-token-of-twenty-characters"
-        assert server.ask("/")[0] == 200
+    for text in ("a-token-of-twenty-characters", "as+of/base64==&#?%41"):
+        token.write_text(f"{text}\n")
+        with web(log, "--token-file", token) as server:
+            assert unquote(server.token) == text
+            assert server.ask(f"/?token={server.token}", known=False)[0] == 303
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ from logagg.testing import check_sink, make_batch, make_line
 from logagg_sinks import _protobuf as pb
 from logagg_sinks._otlp_encode import severity
 from logagg_sinks.delivery.batching import Item
+from logagg_sinks.delivery.retry import Action
+from logagg_sinks.http.http_client import Response
 from logagg_sinks.otlp import OtlpSink
 
 SCHEME = "otlp+"
@@ -398,3 +400,30 @@ def test_a_body_stays_within_its_limit(target, make, tools):
         attributes(log)["logagg.seq"] for s in target.seen for log in logs(read(s.body))
     ]
     assert seqs == list(range(2000))
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "action"),
+    [
+        ("text/plain", b"(a", Action.HOLD),  # field 5, a number, as it happens
+        ("text/html; charset=utf-8", b"(a", Action.HOLD),
+        ("text/plain", b"", Action.OK),
+        ("", b"(a", Action.OK),
+        ("application/x-protobuf", b"(a", Action.OK),
+    ],
+)
+def test_a_text_that_could_be_a_message_is_no_success(kind, body, action):
+    """What a proxy or a login page answers is known by its type."""
+    service = build("otlp+https://h").sink.target
+    verdict = service.judge(Response(200, {"content-type": kind}, body), 2)
+    assert verdict.action is action
+
+
+def test_a_negative_number_of_refused_records_is_none():
+    """As the official package writes it; it would make dead letters of all."""
+    partial = ExportLogsPartialSuccess(rejected_log_records=-1)
+    body = ExportLogsServiceResponse(partial_success=partial).SerializeToString()
+    service = build("otlp+https://h").sink.target
+    headers = {"content-type": "application/x-protobuf"}
+    verdict = service.judge(Response(200, headers, body), 2)
+    assert (verdict.action, verdict.refused, verdict.uncounted) == (Action.OK, {}, 0)

@@ -6,17 +6,21 @@ import asyncio
 import base64
 import html
 import json
+import os
 import re
+import threading
 from urllib.parse import quote, quote_plus
 
 import orjson
 import pytest
 
+from logagg.abc import SECRETS
 from logagg.errors import ConfigError, LogaggError
 from logagg.fanout.fanout import owner_of
 from logagg.filters.secret_values import SecretValues
 from logagg.sinks import HttpSink, build, parse
 from logagg.testing import make_batch
+from logagg_sinks.delivery.condition import SinkState
 
 PATH = "/in"
 
@@ -62,6 +66,46 @@ def test_an_echo_of_a_secret_is_hidden(
     pieces = [echo[at : at + 12] for at in range(len(echo) - 11)]
     shown = [piece for piece in pieces if piece in texts and "x" * 4 not in piece]
     assert [piece for piece in shown if piece not in "token  is invalid…{a: }"] == []
+
+
+def test_a_secret_in_a_pipe_stops_no_other_task(make, tools, tmp_path):
+    """A file that cannot be read at once suspends the sink, and nothing else."""
+    pipe = tmp_path / "token"
+    os.mkfifo(pipe)
+    sink = make(f"token=file:{pipe}")
+
+    def rescue():  # of a loop that waits for the pipe
+        with open(pipe, "w") as file:
+            file.write("late-token")
+
+    async def main():
+        async with tools.opened(sink):
+            await sink.write(make_batch(1))
+            await tools.until(lambda: sink.health().state is SinkState.SUSPENDED)
+            assert "it is not a regular file" in sink.health().last_error
+
+    watch = threading.Timer(10, rescue)
+    watch.daemon = True
+    watch.start()
+    asyncio.run(asyncio.wait_for(main(), 60))
+    watch.cancel()
+
+
+def test_of_many_reasons_some_are_searched(target, make, tools, letters):
+    """An answer full of different texts does not cost its sink minutes of searching."""
+    SECRETS.add("some-secret-of-this-test")
+    reasons = [f"{number}:{'%2525252541' * 300}" for number in range(1000)]
+    rejected = [{"index": at, "reason": text} for at, text in enumerate(reasons)]
+    target.script = [tools.Answer(200, orjson.dumps({"rejected": rejected}))]
+    sink = make("batch_records=2000")
+    tools.send(sink, make_batch(1001))
+
+    found = [letter["reason"] for letter in letters()]
+    assert len(found) == 1000
+    assert found[:100] == [text[:1024] for text in reasons[:100]]
+    assert {text for text in found if "%" not in text} == {
+        "refused; the answer has more reasons than are shown"
+    }
 
 
 JWT = (

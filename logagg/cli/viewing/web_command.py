@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import click
 import msgspec
@@ -208,6 +209,7 @@ def _tls(options: PageOptions) -> ssl.SSLContext | None:
 
 def _link(name: Any, token: str, *, secure: bool) -> str:
     scheme = "https" if secure else "http"
+    token = quote(token, safe="")
     if isinstance(name, str):
         return f"unix:{name} ({scheme}://HOST/?token={token})"
     host, port = name[:2]

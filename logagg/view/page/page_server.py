@@ -25,6 +25,7 @@ import orjson
 from aiohttp import web
 
 from logagg.errors import ConfigError, LogaggError
+from logagg.ipc.client_gate import Gate
 from logagg.view import discover
 from logagg.view.page import control_actions
 from logagg.view.page.live_stream import LiveStream
@@ -80,7 +81,11 @@ def _assets() -> dict[str, bytes]:
 
 
 class PageServer:
-    """The server's state and its answers."""
+    """The server's state and its answers.
+
+    Attributes:
+        gate: Lets go of connections that have shown no token.
+    """
 
     def __init__(self, plan: PagePlan, access: PageAccess) -> None:
         """Open what is read.
@@ -104,6 +109,7 @@ class PageServer:
             plan.paths, self._find, self._post, self._add, self._ring.add_note
         )
         self._watch: asyncio.Task[None] | None = None
+        self.gate: Gate | None = None
         self._resting: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -165,6 +171,8 @@ class PageServer:
         refusal = self._access.refusal(request)
         if refusal is not None:
             return refusal
+        if self.gate is not None and request.transport is not None:
+            self.gate.admit(request.transport)
         try:
             return await handler(request)
         except LogaggError as error:
@@ -304,11 +312,13 @@ async def serve(
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
-    await web.SockSite(runner, listener, ssl_context=tls).start()
+    assert runner.server is not None
+    server.gate = gate = Gate(listener, runner.server, tls)
     server.start()
     ready()
     try:
         await ended.wait()
     finally:
+        gate.close()
         await server.close()
         await runner.cleanup()

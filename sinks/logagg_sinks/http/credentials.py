@@ -8,8 +8,10 @@ a token, an error that names a URL) before the text goes anywhere.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -98,8 +100,7 @@ class Secrets:
                 raise OSError(f"environment variable {name} is not set")
         else:
             try:
-                with open(name, encoding="utf-8") as file:
-                    value = file.read(65536)
+                value = _text_of(name)
             except (OSError, UnicodeDecodeError) as error:
                 why = getattr(error, "strerror", None) or "it is not text"
                 raise OSError(f"cannot read the secret in {name}: {why}") from None
@@ -116,6 +117,15 @@ class Secrets:
     def scrub(self, text: str) -> str:
         """The text with every secret replaced, also in part or encoded."""
         return SECRETS.scrub(text)
+
+
+def _text_of(path: str) -> str:
+    """The beginning of a regular file; a pipe could be waited for without end."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    with open(os.open(path, flags), encoding="utf-8") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        return file.read(65536)
 
 
 def without_user(url: str) -> tuple[str, str]:

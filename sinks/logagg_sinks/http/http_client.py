@@ -76,6 +76,11 @@ class Tls:
     key_file: str = ""
     server_name: str = ""
 
+    @property
+    def has_files(self) -> bool:
+        """Whether there is a file that can change."""
+        return bool(self.ca_file or self.cert_file or self.key_file)
+
     def state(self) -> tuple[object, ...]:
         """Changes when one of the files does."""
         found: list[object] = []
@@ -282,7 +287,9 @@ class Client:
         return response
 
     async def _ready(self) -> aiohttp.ClientSession:
-        state = self._tls.state() if self.url.scheme == "https" else ()
+        state: tuple[object, ...] = ()
+        if self.url.scheme == "https" and self._tls.has_files:
+            state = await asyncio.to_thread(self._tls.state)  # the disk may hang
         if self._session is not None and state == self._state:
             return self._session
         await self.close()

@@ -23,6 +23,9 @@ __all__ = ["Credentials", "Exchange", "user_agent"]
 
 _MOST_TEXT = 8192  # characters of an answer that are searched for secrets
 _SHOWN_TEXT = 1024
+_MOST_REASON = 2 * _SHOWN_TEXT
+_MOST_REASONS = 256 * 1024  # characters of an answer's reasons that are searched
+_LEFT_OUT = "refused; the answer has more reasons than are shown"
 _CONFIRMATIONS = 30  # as many as Vector makes before it takes a batch as lost
 _SCHEMES = {"bearer": "Bearer", "apikey": "ApiKey", "splunk": "Splunk"}
 
@@ -159,8 +162,9 @@ class Exchange:
             await self._runtime.sleep(self._target.receipt_interval)
             try:
                 headers = self._target.headers((), "") | {"User-Agent": user_agent()}
-                headers |= self._credentials.headers(body)
-                query = dict(self._client.url.query) | self._query()
+                found, query = await self._authorized(body)
+                headers |= found
+                query = dict(self._client.url.query) | query
                 answer = await self._client.send(
                     "POST", body, headers, query, path=path
                 )
@@ -209,15 +213,20 @@ class Exchange:
         if coding:
             headers["Content-Encoding"] = coding
         headers["User-Agent"] = user_agent()
-        headers |= self._credentials.headers(body)
-        query = self._query()
+        found, query = await self._authorized(body)
+        headers |= found
         self._runtime.count("requests", 1)
         answer = await self._client.send(self._target.method, body, headers, query)
         self._runtime.count("bytes_sent", len(body))
         return answer, coding
 
-    def _query(self) -> dict[str, str]:
-        return self._target.query() | self._credentials.query()
+    async def _authorized(self, body: bytes) -> tuple[dict[str, str], dict[str, str]]:
+        """Headers and parameters; a disk that hangs holds up this sink alone."""
+        credentials = self._credentials
+        found, query = await self._runtime.run(
+            lambda: (credentials.headers(body), credentials.query())
+        )
+        return found, self._target.query() | query
 
     def _failed(self, failure: SendError) -> Verdict:
         action = Action.HOLD if failure.hold else Action.RETRY
@@ -238,9 +247,15 @@ class Exchange:
         ):
             verdict.text = ""  # of no interest to anybody
         verdict.text = self._clean(verdict.text)[:_SHOWN_TEXT]
-        reasons = {text: self._clean(text) for text in {*verdict.refused.values()}}
+        reasons: dict[str, str] = {}
+        room = _MOST_REASONS
         for index, reason in verdict.refused.items():
-            verdict.refused[index] = reasons[reason][:_SHOWN_TEXT]
+            cut = reason[:_MOST_REASON]
+            if cut not in reasons:
+                room -= len(cut)
+                shown = self._clean(cut)[:_SHOWN_TEXT] if room >= 0 else _LEFT_OUT
+                reasons[cut] = shown
+            verdict.refused[index] = reasons[cut]
 
     def _clean(self, text: str) -> str:
         return self._secrets.scrub(text[:_MOST_TEXT])
