@@ -17,6 +17,7 @@ __all__ = ["main"]
 
 _COMMANDS = {
     "run": "run:run",
+    "up": "programs.up_command:up",
     "reload": "run:reload",
     "scale": "run:scale",
     "stop": "run:stop",

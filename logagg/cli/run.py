@@ -11,7 +11,7 @@ import msgspec
 from logagg.cli.command import Command, command, given, reader, say
 from logagg.errors import ConfigError, ExitStatus
 from logagg.ipc import consumer_client, run_control
-from logagg.ipc.protocol import ReloadRequest, ScaleRequest, StopRequest
+from logagg.ipc.runs.run_messages import ReloadRequest, ScaleRequest, StopRequest
 from logagg.options import FilePath, Option
 from logagg.platform.processes import process_handle
 from logagg.supervisor.run_options import Program, RunOptions

@@ -64,7 +64,7 @@ class _CapturedOutput:
     def __init__(
         self, worker: WorkerProcess, stream: Literal["stdout", "stderr"], fd: int
     ) -> None:
-        self.hello = StreamHello(worker.slot, worker.pid, stream)
+        self.hello = StreamHello(worker.slot, worker.pid, stream, app=worker.app)
         self.worker = worker
         self.fd = fd
 

@@ -22,7 +22,7 @@ import pytest
 
 from logagg.supervisor.process.consumer_process import ConsumerProcess
 from logagg.supervisor.process.orphans import Guardian
-from logagg.supervisor.process.worker_process import Pipes
+from logagg.supervisor.process.spawn import Pipes
 
 pytestmark = pytest.mark.slow  # many real processes, some seconds each
 
