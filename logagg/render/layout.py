@@ -266,8 +266,12 @@ def _worker(record: Mapping[str, Any]) -> str:
 
 
 def tag_columns(record: Mapping[str, Any]) -> int:
-    """The columns that the worker of a record takes, with the space after it."""
-    return len(_tag(_worker(record))) + 1
+    """The columns that the worker of a record takes, with the space after it.
+
+    For one of several programs in steps of 8: the first records have the same width.
+    """
+    wide = len(_tag(_worker(record))) + 1
+    return wide + -wide % 8 if record.get("app") else wide
 
 
 def _is_in_tag(record: Mapping[str, Any], key: str, value: Any) -> bool:

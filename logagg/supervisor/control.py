@@ -17,8 +17,8 @@ from typing import Any
 
 from logagg.abc import shown_url
 from logagg.errors import ConfigError, LogaggError, ReloadFailed
-from logagg.ipc import run_control
 from logagg.ipc.protocol import encode, printable
+from logagg.ipc.runs import run_control
 from logagg.ipc.runs.run_messages import (
     ReloadRequest,
     RestartRequest,

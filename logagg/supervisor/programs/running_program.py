@@ -1,8 +1,8 @@
 """One program of a project: it waits for its turn, then its supervisor runs.
 
 Its states: waiting (for programs that it comes after) → starting → running (all workers
-were ready) → stopping → ended, or failed. A program that is over can be started again,
-as another object. Used on the project's loop.
+were ready) → stopping → stopped; or ended or failed, by itself. A program that is over
+can be started again, as another object. Used on the project's loop.
 """
 
 from __future__ import annotations
@@ -35,8 +35,12 @@ class ProgramState(enum.StrEnum):
     STARTING = "starting"
     RUNNING = "running"
     STOPPING = "stopping"
+    STOPPED = "stopped"  # as it was asked to
     ENDED = "ended"
     FAILED = "failed"
+
+
+_OVER = (ProgramState.STOPPED, ProgramState.ENDED, ProgramState.FAILED)
 
 
 class Changes:
@@ -95,8 +99,8 @@ class RunningProgram:
 
     @property
     def is_over(self) -> bool:
-        """Whether it has ended or failed."""
-        return self.state in (ProgramState.ENDED, ProgramState.FAILED)
+        """Whether it has stopped, ended or failed."""
+        return self.state in _OVER
 
     @property
     def is_done(self) -> bool:
@@ -128,7 +132,7 @@ class RunningProgram:
             )
             failed = [each.name for each in before if not each.is_done]
             if self._unwanted:
-                state = ProgramState.ENDED
+                state = ProgramState.STOPPED
             elif failed:
                 names = ", ".join(failed)
                 text = f"{self.name} is not started: it comes after {names}"
@@ -172,7 +176,9 @@ class RunningProgram:
             Event.PROGRAM_END,
             f"{self.name} {how}: status {int(self.status)}",
         )
-        return ProgramState.FAILED if failed else ProgramState.ENDED
+        if failed:
+            return ProgramState.FAILED
+        return ProgramState.STOPPED if self._unwanted else ProgramState.ENDED
 
     def _worker_ready(self) -> None:
         assert self.supervisor is not None

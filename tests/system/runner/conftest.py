@@ -140,7 +140,7 @@ class Run:
     def status(self) -> dict[str, Any]:
         """The run's status, through its control socket."""
         code = (
-            "import json, sys; from logagg.ipc.run_control import find, status;"
+            "import json, sys; from logagg.ipc.runs.run_control import find, status;"
             "print(json.dumps(status(find(int(sys.argv[1])))))"
         )
         done = subprocess.run(

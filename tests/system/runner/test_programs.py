@@ -164,7 +164,7 @@ def test_a_second_signal_kills(run: Any, tools: Any) -> None:
     run.start(verb="up")
     tools.until(lambda: set(states(run).values()) == {"running"})
     run.signal(signal.SIGINT)
-    tools.until(lambda: states(run).get("other") == "ended")
+    tools.until(lambda: states(run).get("other") == "stopped")
     run.signal(signal.SIGINT)
     assert run.wait() == -signal.SIGINT
 

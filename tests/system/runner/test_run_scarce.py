@@ -320,7 +320,7 @@ def captured(
         err, closed = os.pipe()
         os.close(closed)
         worker = types.SimpleNamespace(
-            slot=1, pid=os.getpid(), exit=None, pipes=Pipes(read, err)
+            app="", slot=1, pid=os.getpid(), exit=None, pipes=Pipes(read, err)
         )
         await scene(logs, worker, write)
         os.close(write)
