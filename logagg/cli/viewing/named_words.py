@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import stat
+import sys
 from collections.abc import Sequence
 
 import msgspec
@@ -10,7 +12,7 @@ import msgspec
 from logagg.cli.viewing.view_options import TailOptions
 from logagg.errors import ConfigError, LogaggError
 
-__all__ = ["is_condition", "named_programs"]
+__all__ = ["is_condition", "named_programs", "quotes_hint"]
 
 
 def is_condition(word: str) -> bool:
@@ -48,3 +50,18 @@ def named_programs(
     if sockets and not options.socket:
         options = msgspec.structs.replace(options, socket=sockets.pop())
     return options, found
+
+
+def quotes_hint(word: str) -> str:
+    """A question where a shell seems to have taken a part of a condition.
+
+    `status>=500` without quotes is the word `status`, and its output goes to a file.
+    """
+    if "&" in word or "|" in word:
+        return "did you forget quotes? "
+    try:
+        to_file = stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
+    except (OSError, ValueError):
+        return ""
+    plain = word.replace(".", "").replace("_", "").isalnum()
+    return f"did you forget quotes around '{word}>…'? " if to_file and plain else ""

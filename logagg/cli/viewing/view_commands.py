@@ -19,7 +19,7 @@ from click.shell_completion import CompletionItem
 
 from logagg.cli.command import Command, command
 from logagg.cli.completion import complete_running, starting
-from logagg.cli.viewing.named_words import is_condition, named_programs
+from logagg.cli.viewing.named_words import is_condition, named_programs, quotes_hint
 from logagg.cli.viewing.view_options import (
     RecordOptions,
     StatsOptions,
@@ -153,8 +153,9 @@ def _sort_words(
             files.append(word)
         else:
             raise ConfigError(
-                f"{word!r} is neither a file nor a condition (KEY=VALUE, KEY>=NUMBER, "
-                f"KEY~REGEX, KEY?, each with ! or - for not); to find text: -g {word!r}"
+                f"{word!r} is neither a file, nor a program that runs, nor a condition "
+                "(KEY=VALUE, KEY>=NUMBER, KEY~REGEX, KEY?, each with ! or - for not); "
+                f"{quotes_hint(word)}to find text: -g {word!r}"
             )
     if "-" in files and len(files) > 1:
         raise ConfigError("- (standard input) cannot be read together with files")
