@@ -12,7 +12,6 @@ This module imports no sink until one is asked for by name.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.metadata
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from urllib.parse import parse_qsl, unquote
 import msgspec
 
 from logagg.abc import Policy, Sink, SinkURL, shown_url
+from logagg.client.sink_urls import unknown_sink
 from logagg.core.record import REQUIRED
 from logagg.errors import ConfigError
 from logagg.ipc.paths import is_file
@@ -240,10 +240,7 @@ def build(url: SinkURL | str) -> ConfiguredSink:
     entries = known()
     entry = entries.get(url.scheme) or entries.get(url.scheme.partition("+")[0])
     if entry is None:
-        near = difflib.get_close_matches(url.scheme, entries, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        names = ", ".join(sorted(entries))
-        raise ConfigError(f"unknown sink {url.scheme!r}{hint} (known: {names})")
+        raise unknown_sink(url.scheme, entries)
     mine = {key: url.options[key] for key in url.options if key in _COMMON_KEYS}
     rest = {key: url.options[key] for key in url.options if key not in mine}
     cls: type[Sink] = entry.load()

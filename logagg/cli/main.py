@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import os
 import sys
-from difflib import get_close_matches
 from importlib import import_module
 from signal import SIG_DFL, SIGINT, default_int_handler, getsignal, signal
 from typing import Any
 
 import click
 
+from logagg.cli.usage_errors import in_one_line
 from logagg.errors import ExitStatus, LogaggError
 
 __all__ = ["main"]
 
 _COMMANDS = {
     "run": "run:run",
-    "reload": "run:reload",
-    "scale": "run:scale",
-    "stop": "run:stop",
+    "up": "programs.up_command:up",
+    "ps": "programs.ps_command:ps",
+    "logs": "programs.logs_command:logs",
+    "reload": "programs.control_commands:reload",
+    "restart": "programs.control_commands:restart",
+    "scale": "programs.control_commands:scale",
+    "stop": "programs.control_commands:stop",
     "status": "status:status",
     "check": "check:check",
     "trust": "trust:trust",
@@ -46,37 +50,30 @@ class _LazyGroup(click.Group):
         command: click.Command = getattr(import_module(f"logagg.cli.{module}"), name)
         return command
 
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        """Read the words of a call up to the command."""
+        with in_one_line():
+            return super().make_context(*args, **more)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; for a misspelt name suggest the nearest."""
+        """Find the command."""
         if args[:1] == ["run"] and getsignal(SIGINT) is default_int_handler:
             # Until a run has handlers of its own, Ctrl-C ends it as TERM does.
             signal(SIGINT, SIG_DFL)
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            near = get_close_matches(args[0], self.list_commands(ctx), 1)
-            if not near or near[0] in error.message:
-                raise
-            text = f"{error.message} Did you mean {near[0]!r}?"
-            raise click.UsageError(text, ctx) from None
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; a `LogaggError` is one line on stderr and its exit status."""
         try:
-            return super().invoke(ctx)
+            with in_one_line():
+                return super().invoke(ctx)
         except LogaggError as error:
             from logagg.cli.command import say  # loads the configuration
 
             say(f"logagg: {error}", err=True)
             ctx.exit(error.exit_status)
-        except click.UsageError as error:
-            # Its text has the argument as it was given.
-            from logagg.platform.terminal_text import visible  # only for a mistake
-
-            text = visible(error.format_message())
-            raise click.UsageError(text, error.ctx) from None
         except BrokenPipeError:
             # The reader has gone: write no more, not even when the interpreter ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

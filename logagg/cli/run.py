@@ -1,25 +1,19 @@
-"""The commands `run`, `reload`, `scale` and `stop`."""
+"""The command `run`."""
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
 
 import click
 import msgspec
 
-from logagg.cli.command import Command, command, given, reader, say
+from logagg.cli.command import Command, command, given, reader
 from logagg.errors import ConfigError, ExitStatus
-from logagg.ipc import consumer_client, run_control
-from logagg.ipc.protocol import ReloadRequest, ScaleRequest, StopRequest
-from logagg.options import FilePath, Option
-from logagg.platform.processes import process_handle
 from logagg.supervisor.run_options import Program, RunOptions
 
-__all__ = ["reload", "run", "scale", "stop"]
+__all__ = ["run"]
 
 _END = "\0"  # cannot be a word of a command line
-_FOREVER = 24 * 3600.0  # seconds: as long as workers take to become ready, to end
 
 
 class _RunCommand(Command):
@@ -115,93 +109,3 @@ def run(options: RunOptions, program: tuple[str, ...]) -> None:
     if cluster.ended_by and cluster.exit_status in (ExitStatus.OK, ExitStatus.FAILED):
         end_by_signal(cluster.ended_by)
     sys.exit(cluster.exit_status if cluster.ended_by else status)
-
-
-class PidOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of `logagg scale`."""
-
-    pid: Annotated[
-        int | None, Option("The supervisor, when several run.", "", "PID")
-    ] = None
-
-
-class ReloadOptions(PidOptions, frozen=True, kw_only=True):
-    """Options of `logagg reload`."""
-
-    socket: Annotated[FilePath, Option("The consumer, of `logagg serve`.")] = ""
-
-
-@command(ReloadOptions)
-def reload(options: ReloadOptions) -> None:
-    """Replace all workers one by one, or read the sinks of `serve` again.
-
-    Each fresh worker is ready before an old one stops. A release that does not become
-    ready is refused: the old workers stay, the traceback is shown, exit status 1.
-
-    For `logagg serve`, new sinks are opened, and removed ones close after they have
-    written what is queued. A configuration with a mistake is refused as a whole.
-    """
-    from logagg.cli.serve import reloadable  # only this way
-
-    path = options.socket
-    if not path and options.pid is None and not run_control.runs():
-        path = reloadable() or ""
-    if path:
-        consumer_client.reload(path)
-        say("configuration read again")
-        return
-    found = run_control.find(options.pid)
-    reply = run_control.request(found, ReloadRequest(), timeout=_FOREVER)
-    if reply.error:
-        if reply.trace:
-            say(reply.trace.rstrip(), err=True)
-        say(f"logagg: {reply.error}", err=True)
-        sys.exit(ExitStatus.FAILED)
-    say(f"{reply.replaced} workers replaced")
-
-
-class _WorkerCount(click.ParamType):  # type: ignore[type-arg]
-    name = "workers"
-
-    def convert(self, value: str, _param: object, _ctx: object) -> int:
-        """Read a number of workers."""
-        if not (value.isascii() and value.isdecimal() and len(value) < 7):
-            raise ConfigError(
-                f"scale {value!r}: expected a number of workers, 0 or more"
-            )
-        return int(value)
-
-
-@command(
-    PidOptions,
-    click.Argument(["workers"], type=_WorkerCount()),
-    context_settings={"ignore_unknown_options": True},
-)
-def scale(options: PidOptions, workers: int) -> None:
-    """Change the number of workers; returns when surplus ones have ended.
-
-    With 0 the run goes on without a worker, until it is scaled again or stopped.
-    """
-    found = run_control.find(options.pid)
-    reply = run_control.request(found, ScaleRequest(workers), timeout=_FOREVER)
-    if reply.error:
-        raise ConfigError(reply.error)
-    say(f"{reply.workers} workers")
-
-
-class StopOptions(PidOptions, frozen=True, kw_only=True):
-    """Options of `logagg stop`."""
-
-    wait: Annotated[bool, Option("Wait until it has ended.")] = True
-
-
-@command(StopOptions)
-def stop(options: StopOptions) -> None:
-    """Stop a run gracefully: its workers end, all records are written."""
-    found = run_control.find(options.pid)
-    process = process_handle(found.pid)
-    reply = run_control.request(found, StopRequest())
-    if reply.error:
-        raise ConfigError(reply.error)
-    if options.wait:
-        process.wait()

@@ -12,8 +12,9 @@ import msgspec
 from logagg.cli.command import command, say_json
 from logagg.core.units import span_text
 from logagg.errors import ConsumerGone
-from logagg.ipc import consumer_client, run_control
+from logagg.ipc import consumer_client
 from logagg.ipc.paths import listening
+from logagg.ipc.runs import run_control
 from logagg.options import FilePath, Option
 from logagg.render.markup import inline
 

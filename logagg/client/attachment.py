@@ -150,7 +150,7 @@ class Attachment:
         hello.worker = worker
         hello.stream = stream
         hello.quiet = not logging.getLogger().isEnabledFor(logging.DEBUG)
-        hello.supervised = worker == os.environ.get("LOGAGG_SLOT")
+        hello.supervised = worker == _slot_name()
         hello.sinks = self._destination.sinks
         hello.spool = self._destination.identifier
         hello.elects = self._destination.elect
@@ -259,9 +259,19 @@ def _send_hello(
 
 
 def worker_name(pid: int) -> str:
-    """The slot that the supervisor gave, or the pid; `SLOT.PID` in a slot's children."""
-    slot = os.environ.get("LOGAGG_SLOT", "")
-    if not slot.isalnum() or not slot.isascii():
+    """The slot that the supervisor gave, or the pid; `SLOT.PID` in a slot's children.
+
+    In a project of several programs the slot has the program's name before it: `web.1`.
+    """
+    slot = _slot_name()
+    if not slot:
         return str(pid)
     owner = os.environ.get("LOGAGG_SLOT_PID", "")
     return slot if owner in ("", str(pid)) else f"{slot}.{pid}"
+
+
+def _slot_name() -> str:
+    """The name that the supervisor gave to this process's slot, or ""."""
+    slot = os.environ.get("LOGAGG_WORKER") or os.environ.get("LOGAGG_SLOT", "")
+    plain = slot.replace(".", "").replace("-", "").replace("_", "")
+    return slot if plain.isalnum() and plain.isascii() and len(slot) < 50 else ""

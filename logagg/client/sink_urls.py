@@ -14,7 +14,7 @@ is an error that names logagg's own way.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, TypedDict, cast
 
 from logagg.client import closing
@@ -167,16 +167,23 @@ def _check_scheme(scheme: str) -> None:
     base = scheme.partition("+")[0]
     if base in SHIPPED_SCHEMES:
         return
-    import difflib  # only for a sink of another distribution, or an error
-    from importlib.metadata import entry_points  # as above
+    from importlib.metadata import entry_points  # only of another distribution's sink
 
     known = {entry.name for entry in entry_points(group="logagg.sinks")}
     if not known.isdisjoint((scheme, base)):
         return
-    near = difflib.get_close_matches(scheme, known, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise unknown_sink(scheme, known)
+
+
+def unknown_sink(scheme: str, known: Collection[str]) -> ConfigError:
+    """The error for a sink that there is not, with the nearest one."""
+    import difflib  # only for this error
+
+    name, plus, way = scheme.partition("+")
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"; did you mean {near[0] + plus + way!r}?" if near else ""
     names = ", ".join(sorted(known))
-    raise ConfigError(f"unknown sink {scheme!r}{hint} (known: {names})")
+    return ConfigError(f"unknown sink {scheme!r}{hint} (known: {names})")
 
 
 def _check_options(scheme: str, query: str) -> None:

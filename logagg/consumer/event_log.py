@@ -28,6 +28,7 @@ from logagg.consumer.worker_source import SourceState, WorkerSource
 from logagg.core.event import Event
 from logagg.core.line import KEY_END, sort_key
 from logagg.core.merge import Merger
+from logagg.core.record import CONSUMER, worker_text
 from logagg.fanout.counters import print_error
 from logagg.filters.secret_values import SECRETS
 from logagg.ipc.protocol import HolderPacket
@@ -102,9 +103,7 @@ class EventLog:
         self._seq += 1
         self._last = max(self._now_ns(), self._last + 1)
         fields = {"logger": "logagg", **fields}
-        self.lines.append(
-            stamped_line(self._last, level, "consumer", self._seq, fields)
-        )
+        self.lines.append(stamped_line(self._last, level, CONSUMER, self._seq, fields))
         self._wake()
 
     def part_failed(self, name: str, error: BaseException) -> None:
@@ -356,8 +355,9 @@ class EventLog:
 
 def _shortened(details: dict[str, Any]) -> dict[str, Any]:
     """The record of an end that nothing is wrong with, in as few bytes as can be."""
-    message = f"worker {details.get('slot')} ended"
-    names = [each for each in ("event", "slot", "pid") if each in details]
+    name = worker_text(details.get("app", ""), details["slot"])
+    message = f"worker {name} ended"
+    names = [each for each in ("event", "app", "slot", "pid") if each in details]
     return {"message": message} | {name: details[name] for name in names}
 
 

@@ -26,6 +26,7 @@ from logagg.consumer.source import (
     stamped_line,
 )
 from logagg.core.merge import AsStamped
+from logagg.core.record import worker_text
 from logagg.dialects.output_lines import OutputLines, split_threads
 from logagg.dialects.printed import (
     indented_traceback,
@@ -50,7 +51,7 @@ class OutputSource:
         last_lines: Receives the last lines, for the record of the worker's death.
 
     Attributes:
-        name: The worker's slot.
+        name: The worker's slot, in a project with the program's name before it.
         cut: How many lines were too long for one record.
     """
 
@@ -64,7 +65,7 @@ class OutputSource:
         self, pipe: int, hello: StreamHello, clock: Clock, last_lines: deque[str]
     ) -> None:
         self.pipe = pipe
-        self.name = str(hello.slot)
+        self.name = worker_text(hello.app, hello.slot)
         self.pid = hello.pid
         self.stream = hello.stream
         self.identity = file_identity(pipe)
@@ -77,6 +78,8 @@ class OutputSource:
         self._level = "warning" if self.stream == "stderr" else "info"
         self._redact = redaction_wanted(None)
         self._names = given_names()
+        if hello.app:
+            self._names["app"] = hello.app
         self._lines = {
             b"": OutputLines(self._offset_ns, self._record)
         }  # by a thread's key

@@ -71,6 +71,15 @@ _TRACE = re.compile(r"(?:projects/[^/]{1,100}/traces/)?([0-9a-f]{32})", re.IGNOR
 _SPAN = re.compile(r"([0-9a-f]{16})", re.IGNORECASE)
 
 
+CONSUMER = "consumer"
+"""The worker of the consumer's own records."""
+
+
+def worker_text(app: str, slot: int) -> str:
+    """The name of a supervised worker in its lines: `web.1`, or the slot alone."""
+    return f"{app}.{slot}" if app else str(slot)
+
+
 def own_record(
     timestamp: str, event: str, message: str, *, level: str = "warning", **fields: Any
 ) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Control messages between logagg's processes, as typed structs.
 
-Two sockets carry them: a consumer's (`PATH.sock`, packets, one message each) and a
-run's (`run-PID-TOKEN.control`, one line of JSON each). A message is decoded once, whole,
-by the process that receives it; nothing is changed by one that is refused. Keys that a
-struct does not know are ignored.
+A consumer's socket (`PATH.sock`) carries them: packets, one message each. Those of a
+run's control socket stand in `logagg.ipc.runs.run_messages`. A message is decoded once,
+whole, by the process that receives it; nothing is changed by one that is refused. Keys
+that a struct does not know are ignored.
 
     first packet to a consumer   RecordsHello StreamHello HoldHello ViewerHello
                                  StatusHello ReloadHello AdoptHello GiveWayHello:
@@ -12,7 +12,6 @@ struct does not know are ignored.
     holder → consumer            HolderPacket: any of its keys
     consumer → worker, holder    ConsumerPacket: any of its keys
     consumer → viewer's pipe     ViewerControl: lines between the records
-    to a run, and its answer     RunRequest (`do` names which), RunReply
 
 Version: `hello` in each first message. A peer of another version is refused with an
 error that names both. Raise VERSION when a message changes so that the other end would
@@ -35,10 +34,9 @@ from logagg.errors import WireError
 __all__ = [
     "VERSION", "AdoptHello", "ConsumerConfig", "ConsumerPacket", "GiveWayHello", "Hello",
     "HoldHello", "HolderPacket",
-    "RecordsHello", "ReloadHello", "ReloadRequest", "RunReply", "RunRequest",
-    "ScaleRequest", "SegmentNotice", "StatusHello", "StatusRequest", "StopRequest",
+    "RecordsHello", "ReloadHello", "SegmentNotice", "StatusHello",
     "StreamHello", "ViewerControl", "ViewerHello", "WorkerPacket",
-    "decode", "decode_hello", "decode_run_request", "encode", "printable",
+    "decode", "decode_hello", "encode", "printable", "read_first",
 ]  # fmt: skip
 
 VERSION = 1
@@ -137,12 +135,17 @@ class RecordsHello(Struct, tag_field="kind", tag="records"):
 
 
 class StreamHello(Struct, tag_field="kind", tag="stream"):
-    """A supervisor's, for the captured output of a worker; the pipe comes with it."""
+    """A supervisor's, for the captured output of a worker; the pipe comes with it.
+
+    Attributes:
+        app: The program's name in a project of several.
+    """
 
     slot: Number
     pid: Number
     stream: Literal["stdout", "stderr"]
     hello: int = VERSION
+    app: Annotated[str, Meta(max_length=40, pattern="^[A-Za-z0-9_-]*$")] = ""
 
 
 class HoldHello(Struct, tag_field="kind", tag="hold"):
@@ -326,60 +329,6 @@ class ViewerControl(Struct, omit_defaults=True):
     loss: str | UnsetType = UNSET
 
 
-# ---- a run's control socket -----------------------------------------------------------
-
-
-class StatusRequest(Struct, tag_field="do", tag="status"):
-    """Requests `RunReply.status`."""
-
-    hello: int = VERSION
-
-
-class ReloadRequest(Struct, tag_field="do", tag="reload"):
-    """Replaces all workers; answered by `RunReply.replaced`."""
-
-    hello: int = VERSION
-
-
-class ScaleRequest(Struct, tag_field="do", tag="scale"):
-    """Changes the number of workers; answered by `RunReply.workers`."""
-
-    workers: Number
-    hello: int = VERSION
-
-
-class StopRequest(Struct, tag_field="do", tag="stop"):
-    """Ends the run; answered by `RunReply.stopping`."""
-
-    hello: int = VERSION
-
-
-class RestartRequest(Struct, tag_field="do", tag="restart"):
-    """Replaces one slot's worker; answered by `RunReply.replaced`."""
-
-    slot: Number
-    hello: int = VERSION
-
-
-RunRequest = StatusRequest | ReloadRequest | ScaleRequest | StopRequest | RestartRequest
-
-
-class RunReply(Struct, omit_defaults=True):
-    """A run's answer.
-
-    Attributes:
-        error: Why it was refused; empty when it was not.
-        trace: The traceback of a release that did not become ready.
-    """
-
-    error: str = ""
-    trace: str = ""
-    status: dict[str, Any] | UnsetType = UNSET
-    replaced: int | UnsetType = UNSET
-    workers: int | UnsetType = UNSET
-    stopping: bool | UnsetType = UNSET
-
-
 # ---- bytes ----------------------------------------------------------------------------
 
 
@@ -389,7 +338,6 @@ class _Version(Struct):
 
 encode = msgspec.json.Encoder().encode
 _decode_hello = msgspec.json.Decoder(Hello).decode
-_decode_request = msgspec.json.Decoder(RunRequest).decode
 
 _AnyMessage = TypeVar("_AnyMessage")
 
@@ -412,22 +360,16 @@ def decode_hello(packet: bytes) -> Hello:
     Raises:
         WireError: It is not a hello, or of another version.
     """
-    hello: Hello = _first(_decode_hello, packet)
+    hello: Hello = read_first(_decode_hello, packet)
     return hello
 
 
-def decode_run_request(line: bytes) -> RunRequest:
-    """A request to a run.
+def read_first(read: Callable[[bytes], Any], data: bytes) -> Any:
+    """Decode a message that carries the version.
 
     Raises:
         WireError: It is not one, or of another version.
     """
-    request: RunRequest = _first(_decode_request, line)
-    return request
-
-
-def _first(read: Callable[[bytes], Any], data: bytes) -> Any:
-    """Decode a message that carries the version."""
     try:
         found = read(data)
     except (ValueError, msgspec.MsgspecError, RecursionError) as error:

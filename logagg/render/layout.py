@@ -20,7 +20,7 @@ from typing import Any
 import orjson
 
 from logagg.core import levels
-from logagg.core.record import HEAD, ORIGIN
+from logagg.core.record import CONSUMER, HEAD, ORIGIN
 from logagg.core.units import SECOND, iso_ns
 from logagg.filters.fields import lookup, present
 from logagg.render import markup, traceback
@@ -35,6 +35,7 @@ CORE = frozenset((*HEAD, "exception"))
 _QUIET = CORE | {*ORIGIN, "received", "late", "level_number", "stream"}
 _LEVEL_WORDS = {"warning": "WARN", "critical": "CRIT"}
 _BARE = re.compile(r'[^\s"=\\\x00-\x1f]+')
+TAG_COLUMNS = 4
 _MESSAGE_COLUMNS = 30
 _LOGGER_COLUMNS = 12
 _MILLISECOND = 1_000_000
@@ -84,6 +85,7 @@ def render(
     previous_ns: int | None = None,
     unchanged: frozenset[str] = frozenset(),
     repeats: str = "",
+    tag_columns: int = TAG_COLUMNS,
 ) -> list[StyledText]:
     """Lay out a record, the newline at its end included.
 
@@ -93,6 +95,7 @@ def render(
         previous_ns: The instant of the record before, for `delta`.
         unchanged: Fields not to show again.
         repeats: Text about collapsed repeats, at the end of the line.
+        tag_columns: Width of the column with the worker.
     """
     if options.format == "message":
         text = _text(record.get("message"), options)
@@ -104,7 +107,7 @@ def render(
     if options.format == "full":
         below += [f"{key}={value}" for key, value in fields]
         fields = []
-    line = _columns(record, options, previous_ns)
+    line = _columns(record, options, previous_ns, tag_columns)
     line += markup.marked("message", message, options.hits)
     line += _after_message(record, options, message, fields)
     if repeats:
@@ -197,7 +200,10 @@ def time_text(
 
 
 def _columns(
-    record: Mapping[str, Any], options: LayoutOptions, previous_ns: int | None
+    record: Mapping[str, Any],
+    options: LayoutOptions,
+    previous_ns: int | None,
+    tag_columns: int,
 ) -> list[StyledText]:
     late = record.get("late") is True
     clock = time_text(record, options, previous_ns)
@@ -215,7 +221,8 @@ def _columns(
     found += [(style, word), ("", " " * (6 - len(word)))]
     if worker:
         tag = _tag(worker)
-        found += [(f"worker.{worker}", tag), ("", " " * max(4 - len(tag), 1))]
+        space = " " * max(tag_columns - len(tag), 1)
+        found += [(f"worker.{worker}", tag), ("", space)]
     # An escape is at least as long as its character: enough for the end of the name.
     found += _logger_column(logger[-2 * _LOGGER_COLUMNS :])
     return found
@@ -247,13 +254,30 @@ def level_style(number: float | None) -> str:
 
 
 def _tag(worker: str) -> str:
-    """A worker's number or pid after a `w`; a name (the consumer's) as it is."""
+    """A worker's number or pid after a `w`; a name (`web.1`) as it is."""
     return f"w{worker}" if worker[:1].isdigit() else worker
 
 
 def _worker(record: Mapping[str, Any]) -> str:
     worker = record.get("worker")
+    if worker == CONSUMER and record.get("app"):
+        worker = record["app"]  # a record about a program
     return "" if worker is None else markup.inline(str(worker)[:40])[:40]
+
+
+def tag_columns(record: Mapping[str, Any]) -> int:
+    """The columns that the worker of a record takes, with the space after it.
+
+    For one of several programs in steps of 8: the first records have the same width.
+    """
+    wide = len(_tag(_worker(record))) + 1
+    return wide + -wide % 8 if record.get("app") else wide
+
+
+def _is_in_tag(record: Mapping[str, Any], key: str, value: Any) -> bool:
+    """Whether the worker's column shows a field already: `app` of `web.1`."""
+    worker = _worker(record)
+    return key == "app" and worker.partition(".")[0] == value
 
 
 def _margin(record: Mapping[str, Any], options: LayoutOptions) -> list[StyledText]:
@@ -316,7 +340,8 @@ def _chosen(
                 yield name, value
     elif "*" not in options.hide:
         for name, value in record.items():
-            if name in quiet or name in options.hide:
+            hidden = name in quiet or name in options.hide
+            if hidden or _is_in_tag(record, name, value):
                 continue
             if name != "stack" or not isinstance(value, str):  # shown as lines
                 yield name, value

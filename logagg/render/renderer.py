@@ -19,6 +19,7 @@ TERMINAL_GAP = 60.0
 """Seconds without a record from which a rule is shown on a terminal."""
 
 _RULE_WIDTH = 60
+_MOST_TAG_COLUMNS = 20
 _REMEMBERED = 4_096  # pairs of worker and logger whose last fields are kept
 
 
@@ -34,6 +35,7 @@ class Renderer:
         self._key: tuple[Any, ...] = ()
         self._count = 0
         self._span: tuple[int | None, int | None] = (None, None)
+        self._tag_columns = layout.TAG_COLUMNS
 
     def feed(self, record: Mapping[str, Any]) -> list[StyledText]:
         """Render the next record (later, while it repeats the one before)."""
@@ -76,10 +78,17 @@ class Renderer:
             previous_ns=self._previous_ns,
             unchanged=self._unchanged(record) if options.changed else frozenset(),
             repeats=repeats,
+            tag_columns=self._widened(record),
         )
         if own is not None:
             self._previous_ns = own
         return shown
+
+    def _widened(self, record: Mapping[str, Any]) -> int:
+        """The width of the worker's column: that of the widest so far, within reason."""
+        own = min(layout.tag_columns(record), _MOST_TAG_COLUMNS)
+        self._tag_columns = max(self._tag_columns, own)
+        return self._tag_columns
 
     def _rules(self, own: int) -> list[StyledText]:
         shown: list[StyledText] = []

@@ -20,7 +20,7 @@ import msgspec
 
 from logagg.errors import ClosedError, LogaggError, StartFailed
 from logagg.supervisor.child.task_runner import task_info
-from logagg.supervisor.control import RunControlServer, status
+from logagg.supervisor.control import RunControlServer, RunRequests, status
 from logagg.supervisor.messaging.event_handlers import EventHandlers
 from logagg.supervisor.messaging.future import AwaitableFuture
 from logagg.supervisor.process.page_process import PageProcess
@@ -165,7 +165,7 @@ class Cluster:
                 adopt=adopt,
                 lasting=lasting,
             )
-            control = RunControlServer(supervisor)
+            control = RunControlServer(RunRequests(supervisor).answer)
             await control.start()
             if page is not None:
                 page.start(supervisor.logs.path)

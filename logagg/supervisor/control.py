@@ -12,37 +12,42 @@ import asyncio
 import contextlib
 import os
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from logagg.abc import shown_url
-from logagg.errors import LogaggError, ReloadFailed
-from logagg.ipc import run_control
-from logagg.ipc.protocol import (
+from logagg.errors import ConfigError, LogaggError, ReloadFailed
+from logagg.ipc.protocol import encode, printable
+from logagg.ipc.runs import run_control
+from logagg.ipc.runs.run_messages import (
     ReloadRequest,
     RestartRequest,
     RunReply,
+    RunRequest,
     ScaleRequest,
     StatusRequest,
     StopRequest,
     decode_run_request,
-    encode,
-    printable,
 )
 from logagg.platform.peers import credentials
 from logagg.platform.procfs import rss_bytes
 from logagg.supervisor.slots.slot import Slot
 from logagg.supervisor.supervisor import Supervisor
 
-__all__ = ["RunControlServer", "status"]
+__all__ = ["RunControlServer", "RunRequests", "status"]
 
 _LINE_BYTES = 1024 * 1024
 
 
 class RunControlServer:
-    """The server's side."""
+    """The server's side.
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._run = supervisor
+    Args:
+        answer: Does what a request is for; its LogaggErrors go to the client.
+    """
+
+    def __init__(self, answer: Callable[[RunRequest], Awaitable[RunReply]]) -> None:
+        self._do = answer
         self._path = ""
         self._server: asyncio.AbstractServer | None = None
 
@@ -77,23 +82,48 @@ class RunControlServer:
 
     async def _answer(self, line: bytes) -> RunReply:
         try:
-            match decode_run_request(line):
-                case StatusRequest():
-                    return RunReply(status=status(self._run))
-                case ReloadRequest():
-                    return RunReply(replaced=await self._run.reload())
-                case ScaleRequest(workers):
-                    await self._run.scale(workers)
-                    return RunReply(workers=len(self._run.slots.by_number))
-                case RestartRequest(number):
-                    return RunReply(replaced=await self._restart(number))
-                case StopRequest():
-                    self._run.stop("logagg stop")
-                    return RunReply(stopping=True)
+            return await self._do(decode_run_request(line))
         except ReloadFailed as error:
             return RunReply(printable(error), printable(error.trace))
         except LogaggError as error:
             return RunReply(printable(error))
+
+
+class RunRequests:
+    """Does what is asked of one run.
+
+    Attributes:
+        app: Its name in a project; a request that names another program is refused.
+    """
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._run = supervisor
+        self.app = supervisor.options.app
+
+    async def answer(self, request: RunRequest) -> RunReply:
+        """Do what a request is for.
+
+        Raises:
+            LogaggError: It cannot be done.
+        """
+        run, program = self._run, getattr(request, "program", "")
+        if program != self.app and not isinstance(request, StatusRequest):
+            raise ConfigError(f"this run has no program {program!r}")
+        match request:
+            case StatusRequest():
+                return RunReply(status=status(run))
+            case ReloadRequest():
+                return RunReply(replaced=await run.reload())
+            case ScaleRequest(workers):
+                await run.scale(workers)
+                return RunReply(workers=len(run.slots.by_number))
+            case RestartRequest(number):
+                return RunReply(replaced=await self._restart(number))
+            case StopRequest():
+                run.stop("logagg stop")
+                return RunReply(stopping=True)
+            case _:
+                raise ConfigError("this is a run, not a project of programs")
 
     async def _restart(self, number: int) -> int:
         slot = self._run.slots.by_number.get(number)
@@ -141,7 +171,7 @@ def status(run: Supervisor) -> dict[str, Any]:
         "pid": os.getpid(),
         "program": printable(run.options.program),
         "uptime": round(time.time() - run.started, 1),
-        "directory": printable(os.getcwd()),
+        "directory": printable(run.options.directory or os.getcwd()),
         "reloads": run.reloads,
         "slots": [_slot_row(run, slot) for slot in slots],
         "listeners": listeners,

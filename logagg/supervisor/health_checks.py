@@ -126,7 +126,7 @@ class HealthChecks:
         self._context.events.record(
             "warning",
             Event.UNSUPPORTED_POLICY,
-            f"worker {worker.slot} listens on {address} by itself (granian and other "
+            f"worker {worker.name} listens on {address} by itself (granian and other "
             "servers in C or Rust do), so its connections cannot be handed off: "
             "they come by policy reuseport, not rr",
             slot=worker.slot,
@@ -154,7 +154,7 @@ class HealthChecks:
         if silent > limit and worker.id not in self._dumped:
             self._dumped.add(worker.id)
             message = (
-                f"worker {worker.slot} (pid {worker.pid}) has not answered for "
+                f"worker {worker.name} (pid {worker.pid}) has not answered for "
                 f"{silent:.1f} s: its stacks follow on its stderr, then it is killed"
             )
             self._context.events.record(

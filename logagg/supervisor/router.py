@@ -58,7 +58,7 @@ class Router:
         """Log the error of a handler, or of a frame that a confused worker sent."""
         if what == "frame":
             event = Event.BAD_FRAME
-            text = f"worker {worker.slot} sent an invalid frame: {error!r}"
+            text = f"worker {worker.name} sent an invalid frame: {error!r}"
         else:
             event, text = Event.HANDLER_FAILED, f"the {what} handler failed: {error!r}"
         self._context.events.record("error", event, text, slot=worker.slot)

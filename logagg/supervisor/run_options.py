@@ -81,11 +81,18 @@ class Program:
     argv: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, words: tuple[str, ...], *, module: bool = False) -> Program:
+    def of(
+        cls, words: tuple[str, ...], *, module: bool = False, directory: str = ""
+    ) -> Program:
         """Classify a command line: a Python script, a module, or another command.
 
         A command whose file is a script of *this* Python (uvicorn, gunicorn, celery …)
         runs as a Python script, so that the sockets of a worker are shared with it.
+
+        Args:
+            words: The command line.
+            module: Its first word is a module.
+            directory: Where it will run.
 
         Raises:
             ConfigError: There is no such script or command.
@@ -94,7 +101,7 @@ class Program:
             import importlib.util  # only -m needs it
 
             top = words[0].partition(".")[0]
-            sys.path.insert(0, os.getcwd())
+            sys.path.insert(0, directory or os.getcwd())
             try:
                 found = importlib.util.find_spec(top)
             except (ImportError, ValueError):
@@ -104,7 +111,7 @@ class Program:
             if found is None:
                 raise ConfigError(f"no module named {words[0]!r}")
             return cls("module", words)
-        path = Path(words[0])
+        path = Path(directory, words[0])
         if path.is_dir() and (path / "__main__.py").exists():
             return cls("script", words)
         if words[0].endswith((".py", ".pyc", ".pyz")):
@@ -113,7 +120,8 @@ class Program:
             if not os.access(path, os.R_OK) or path.is_dir():
                 raise ConfigError(f"cannot read the script {words[0]!r}")
             return cls("script", words)
-        command = shutil.which(words[0])
+        local = directory and "/" in words[0]
+        command = shutil.which(path if local else words[0])
         if command is None:
             if path.is_file():
                 return cls("script", words)
@@ -197,6 +205,8 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
         choose: Chooses a slot: `(slots, connection) -> slot or None`.
         reread: Returns the sinks as they are configured now, for a reload.
         env: Environment variables for the workers.
+        app: Its name, for records, when it is one program of several.
+        directory: The workers' working directory; empty: this process's.
         note: Set here when something is done in another way than requested.
 
     Raises:
@@ -263,6 +273,8 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     ] = ()
     reread: Callable[[], Sequence[str] | None] | None = None
     env: Mapping[str, str] = {}
+    app: str = ""
+    directory: str = ""
     note: str = ""
 
     def __post_init__(self) -> None:

@@ -35,12 +35,8 @@ from logagg.platform.processes import become_subreaper
 from logagg.platform.terminal_text import complain
 from logagg.supervisor.health_checks import HealthChecks
 from logagg.supervisor.messaging.event_handlers import EventHandlers
-from logagg.supervisor.process.consumer_process import ConsumerProcess
-from logagg.supervisor.process.orphans import (
-    Guardian,
-    ProcessGroups,
-    reap_orphans,
-)
+from logagg.supervisor.process.orphans import ProcessGroups, reap_orphans
+from logagg.supervisor.process.run_parts import RunParts
 from logagg.supervisor.process.worker_launcher import WorkerLauncher
 from logagg.supervisor.process.worker_process import (
     WorkerOwner,
@@ -60,7 +56,6 @@ from logagg.supervisor.tasks import TaskQueue
 
 __all__ = ["Supervisor"]
 
-CONSUMER_GRACE = 20.0
 KILL_TIME = 5.0
 """For the kernel to end what was killed."""
 ABORT_TIME = 2.0
@@ -76,6 +71,7 @@ class Supervisor:
         own_process: The process serves this run only: handle its signals.
         adopt: It has no children but the run's: become the parent of their orphans.
         lasting: Go on when no slot is left (a program may fork more).
+        parts: Those of the project that it is a program of.
     """
 
     reloads = 0
@@ -92,6 +88,7 @@ class Supervisor:
         own_process: bool,
         adopt: bool = False,
         lasting: bool,
+        parts: RunParts | None = None,
     ) -> None:
         self.options = options
         self.started = time.time()
@@ -105,10 +102,11 @@ class Supervisor:
         self._stop_task: asyncio.Task[None] | None = None
         self._next_reload: asyncio.Task[int] | None = None
         self._reloading = asyncio.Lock()
-        self.logs = ConsumerProcess(
+        self._parts = parts or RunParts(
             options.sinks, self._consumer_failed, options.metrics
         )
-        self.events = SupervisorEvents(self.logs.send_event, options.level)
+        self.logs, self._guard = self._parts.logs, self._parts.guard
+        self.events = SupervisorEvents(self.logs.send_event, options.level, options.app)
         self.listeners = Listeners(
             options.policy, options.sticky, options.choose, self.events.record_untaken
         )
@@ -117,7 +115,6 @@ class Supervisor:
             self.loop, options.max_pending, self.recycle, self._abort
         )
         self.router = Router(self.context, self.tasks, self.recycle)
-        self._guard = Guardian()
         self._groups = ProcessGroups(self._guard)
         self._launcher = WorkerLauncher(
             options,
@@ -163,7 +160,7 @@ class Supervisor:
             for address in self.options.bind:
                 self.listeners.bind(address)
             self._take_signals()
-            await self.logs.opened()
+            await self._parts.opened()
             if self.options.note:
                 self.events.record(
                     "warning", Event.UNSUPPORTED_POLICY, self.options.note
@@ -205,17 +202,11 @@ class Supervisor:
         await self._groups.ended()
         self.listeners.close()
         self.context.cancel_all()
-        if not await self._drain_logs() and self._status is None:
+        if not await self._parts.drain() and self._status is None:
             self._status = ExitStatus.UNWRITTEN
-        self._guard.close()
+        self._parts.close()
         self._launcher.close()
         self._signals.restore()
-
-    async def _drain_logs(self) -> bool:
-        try:
-            return await self.logs.close(CONSUMER_GRACE)
-        except LogaggError:
-            return False
 
     def stop(self, why: str = "asked to stop", signum: int = 0) -> None:
         """Stop all workers gracefully; a second call with a signal ends them now."""
@@ -310,7 +301,7 @@ class Supervisor:
             return
         worker.recycle = True
         self.events.record(
-            "info", Event.RECYCLE, f"worker {worker.slot}: {why}", slot=worker.slot
+            "info", Event.RECYCLE, f"worker {worker.name}: {why}", slot=worker.slot
         )
         self.context.spawn(self._recycle(slot, worker, why))
 
@@ -373,6 +364,11 @@ class Supervisor:
         lasting = self._lasting or self._paused
         if self.ready.is_set() and not (left or lasting or self._stop_task):
             self._over.set()
+
+    def change(self, options: RunOptions) -> None:
+        """Start workers by other options from now on; addresses stay as they are."""
+        self.options = self.context.options = self.slots.options = options
+        self._launcher.change(options)
 
     # ---- what users ask -----------------------------------------------------------
 

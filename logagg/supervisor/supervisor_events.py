@@ -28,11 +28,16 @@ class SupervisorEvents:
 
     Args:
         level: The run's. Where that is above DEBUG, what is in order makes no record.
+        app: The program's name in a project of several.
     """
 
-    def __init__(self, send: Send, level: str) -> None:
-        self._send = send
+    def __init__(self, send: Send, level: str, app: str = "") -> None:
+        self._send_record = send
+        self._app = {"app": app} if app else {}
         self._quiet = levels.number_of(level) > logging.DEBUG
+
+    def _send(self, record: dict[str, Any]) -> None:
+        self._send_record({**record, **self._app})
 
     def record(self, level: str, event: str, message: str, **fields: Any) -> None:
         """Send one record, unless it is a debug record in a quiet run."""
@@ -67,7 +72,7 @@ class SupervisorEvents:
                 "after_pid": worker.pid,  # not a field: the consumer waits for it
                 "quiet": self._quiet,  # nor this one
                 "message": (
-                    f"worker {worker.slot} {verb}: {end.how} (pid {worker.pid}), "
+                    f"worker {worker.name} {verb}: {end.how} (pid {worker.pid}), "
                     f"{end.reason}{count}, after {end.uptime:.1f} s{following}"
                 ),
                 "slot": worker.slot,

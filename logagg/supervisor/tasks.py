@@ -217,7 +217,7 @@ class TaskQueue:
         end = worker.exit
         how = "closed its channel" if end is None else f"ended with {end.how}"
         error = WorkerDied(
-            f"worker {worker.slot} (pid {worker.pid}) {how} while it ran "
+            f"worker {worker.name} (pid {worker.pid}) {how} while it ran "
             f"{job.info.name}"
         )
         error.slot = worker.slot

@@ -17,13 +17,12 @@ from logagg.ipc.protocol import (
     RecordsHello,
     SegmentNotice,
     StatusHello,
-    StatusRequest,
     WorkerPacket,
     decode,
     decode_hello,
-    decode_run_request,
     encode,
 )
+from logagg.ipc.runs.run_messages import StatusRequest, decode_run_request
 
 numbers = st.integers(0, 2**63 - 1)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

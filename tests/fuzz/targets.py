@@ -43,11 +43,10 @@ from logagg.ipc import client_gate, client_messages, launcher
 from logagg.ipc.protocol import (
     ConsumerConfig,
     RecordsHello,
-    RunReply,
     StreamHello,
     decode,
-    decode_run_request,
 )
+from logagg.ipc.runs.run_messages import RunReply, decode_run_request
 from logagg.platform import endpoints
 from logagg.supervisor.messaging.frames import FRAMES, Decoder, misfit
 from logagg.supervisor.sockets.bind_address import BindAddress

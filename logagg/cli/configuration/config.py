@@ -44,6 +44,7 @@ from logagg.options import OptionField, Setting, fields, unknown
 
 __all__ = [
     "COMMON",
+    "PROGRAMS",
     "TABLES",
     "Config",
     "applies",
@@ -55,17 +56,20 @@ __all__ = [
 ]
 
 COMMON: dict[str, tuple[str, ...]] = {
-    "sinks": ("run", "serve"),
-    "level": ("run",),
-    "metrics": ("run", "serve"),
+    "sinks": ("run", "serve", "up"),
+    "level": ("run", "up"),
+    "metrics": ("run", "serve", "up"),
     "web": ("run", "serve"),
     "socket": ("serve", "tail", "stats", "top", "status", "reload"),
     "color": ("tail", "stats", "top"),
 }
 """Keys at the top of a file, and the commands that each of them is for."""
 
-TABLES = ("run", "serve", "tail", "stats", "top", "send")
+TABLES = ("run", "serve", "up", "tail", "stats", "top", "send")
 """The commands that have a table of their own."""
+
+PROGRAMS = "programs"
+"""The table of the programs of `logagg up`; see `logagg.cli.programs`."""
 
 _SHORT = ("run", "serve")
 
@@ -141,8 +145,8 @@ class Config:
         for key, value in self.data.items():
             if name in COMMON.get(key, ()):
                 yield (key,), value
-            elif key not in COMMON and key not in TABLES:
-                text = unknown(key, (*COMMON, *TABLES), what=self.place(key))
+            elif key not in (*COMMON, *TABLES, PROGRAMS):
+                text = unknown(key, (*COMMON, *TABLES, PROGRAMS), what=self.place(key))
                 errors.append(ConfigError(text))
         table = self.data.get(name, {}) if name in TABLES else {}
         if isinstance(table, dict):

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +18,8 @@ import msgspec
 from click.shell_completion import CompletionItem
 
 from logagg.cli.command import Command, command
+from logagg.cli.completion import complete_running, starting
+from logagg.cli.viewing.named_words import is_condition, named_programs, quotes_hint
 from logagg.cli.viewing.view_options import (
     RecordOptions,
     StatsOptions,
@@ -81,14 +83,10 @@ _HALF = 42  # columns of one of two options in a row
 # ---- completion -----------------------------------------------------------------------
 
 
-def _starting(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
-    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
-
-
 def _complete_level(
     _ctx: click.Context, _param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    return _starting(levels.STANDARD, incomplete)
+    return starting(levels.STANDARD, incomplete)
 
 
 def _complete_worker(
@@ -103,20 +101,22 @@ def _complete_worker(
         workers = consumer_client.status(path).get("workers", []) if path else []
     except (LogaggError, OSError):
         return []
-    return _starting((str(each.get("worker", "")) for each in workers), incomplete)
+    return starting((str(each.get("worker", "")) for each in workers), incomplete)
 
 
 def _complete_match(
-    _ctx: click.Context, _param: click.Parameter, incomplete: str
+    ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     hints = [
         *(f"level>={name}" for name in levels.STANDARD),
         "logger=", "worker=", "message~", "exception.type=", "exception?",
     ]  # fmt: skip
-    return [*_starting(hints, incomplete), CompletionItem(incomplete, type="file")]
+    names = complete_running(ctx, param, incomplete)
+    file = CompletionItem(incomplete, type="file")
+    return [*names, *starting(hints, incomplete), file]
 
 
-def _view_command(
+def view_command(
     kind: type[msgspec.Struct], *, matches: bool = True
 ) -> Callable[[Callable[..., Any]], Command]:
     argument = click.Argument(
@@ -138,7 +138,7 @@ def _view_command(
 
 
 def _sort_words(
-    matches: tuple[str, ...], options: RecordOptions
+    matches: Sequence[str], options: RecordOptions
 ) -> tuple[list[str], list[str]]:
     """Sort the arguments into conditions and files.
 
@@ -147,14 +147,15 @@ def _sort_words(
     """
     files, terms = list(options.files), []
     for word in matches:
-        if any(sign in word for sign in "=~<>?"):
+        if is_condition(word):
             terms.append(word)
         elif word == "-" or os.path.isfile(word):
             files.append(word)
         else:
             raise ConfigError(
-                f"{word!r} is neither a file nor a condition (KEY=VALUE, KEY>=NUMBER, "
-                f"KEY~REGEX, KEY?, each with ! or - for not); to find text: -g {word!r}"
+                f"{word!r} is neither a file, nor a program that runs, nor a condition "
+                "(KEY=VALUE, KEY>=NUMBER, KEY~REGEX, KEY?, each with ! or - for not); "
+                f"{quotes_hint(word)}to find text: -g {word!r}"
             )
     if "-" in files and len(files) > 1:
         raise ConfigError("- (standard input) cannot be read together with files")
@@ -247,17 +248,27 @@ def _plan(options: TailOptions, match: Match, count: int | None) -> TailPlan:
 # ---- the commands ---------------------------------------------------------------------
 
 
-@_view_command(TailOptions)
+@view_command(TailOptions)
 def tail(options: TailOptions, matches: tuple[str, ...]) -> None:
     """Show the log as it comes: all workers, in order. Ctrl-C stops the viewer only.
     Reads the running consumer, or FILE (rotated and compressed ones too), or - (stdin).
 
     \b
+    NAME   of a program under `logagg up`: its records only
     MATCH  level>=warning  logger=app.db  status>=500  message~"time.?out"  worker=2
            -path=/health (not)   key? (is there)   !key?   key!=v   key!~re   a.b=1
            = on the same key: any of them; everything else: all of them
     Keys   Enter rule   Space pause   e errors only   c clear   q quit
     Exit   0 ended, 1 nothing matched, 2 usage, 3 no consumer, 130 Ctrl-C
+    """
+    show_log(*named_programs(options, matches))
+
+
+def show_log(options: TailOptions, matches: Sequence[str]) -> None:
+    """Show records until the end, or until Ctrl-C: `logagg tail`.
+
+    Raises:
+        LogaggError: An option or a condition is wrong, or there is no log.
     """
     from logagg.view import tail as tailing  # each command loads its own view
     from logagg.view.sources import Cursor  # the same
@@ -342,7 +353,7 @@ def _leave(status: int) -> None:
     click.get_current_context().exit(status)
 
 
-@_view_command(StatsOptions)
+@view_command(StatsOptions)
 def stats(options: StatsOptions, matches: tuple[str, ...]) -> None:
     """Count the log by level, worker, logger and message, with a histogram over time.
     Reads the file that the running consumer writes, or FILE, or - (stdin).
@@ -377,7 +388,7 @@ def stats(options: StatsOptions, matches: tuple[str, ...]) -> None:
     _leave(ExitStatus.INTERRUPTED if terminal.stopping else none)
 
 
-@_view_command(TopOptions, matches=False)
+@view_command(TopOptions, matches=False)
 def top(options: TopOptions) -> None:
     """Watch workers and sinks: records and bytes per second, queues, losses, restarts.
 

@@ -56,6 +56,8 @@ class LaunchSpec:
         share: Whether to ask the supervisor for addresses that it does not own yet.
         max_connections: Ask to be replaced after that many connections; 0: never.
         open_files: The limit of open files that the user gave; 0: the present one.
+        app: The program's name in a project of several; empty for a run of its own.
+        directory: The working directory; empty: the supervisor's.
     """
 
     parent: int
@@ -70,6 +72,8 @@ class LaunchSpec:
     policy: str = "kernel"
     max_connections: int = 0
     open_files: int = 0
+    app: str = ""
+    directory: str = ""
 
     def to_json(self) -> str:
         """The environment variable's value."""

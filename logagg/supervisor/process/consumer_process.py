@@ -40,7 +40,7 @@ from logagg.ipc.protocol import (
     decode,
     encode,
 )
-from logagg.ipc.run_control import run_name
+from logagg.ipc.runs.run_control import run_name
 from logagg.platform import endpoints, packets
 from logagg.platform.held_signals import signals_held
 from logagg.platform.processes import process_handle
@@ -64,7 +64,7 @@ class _CapturedOutput:
     def __init__(
         self, worker: WorkerProcess, stream: Literal["stdout", "stderr"], fd: int
     ) -> None:
-        self.hello = StreamHello(worker.slot, worker.pid, stream)
+        self.hello = StreamHello(worker.slot, worker.pid, stream, app=worker.app)
         self.worker = worker
         self.fd = fd
 

@@ -6,6 +6,7 @@ import errno
 import os
 import random
 
+from logagg.core.record import worker_text
 from logagg.errors import StartFailed
 from logagg.supervisor.child.launch_spec import LaunchSpec
 from logagg.supervisor.process.open_files import (
@@ -46,6 +47,10 @@ class WorkerLauncher:
         self._open_files = allow_open_files() if own_process else 0
         self._last_id = 0
 
+    def change(self, options: RunOptions) -> None:
+        """Start workers by other options from now on."""
+        self._options = options
+
     def launch(self, slot: int) -> WorkerProcess:
         """Start a worker process for a slot.
 
@@ -59,8 +64,9 @@ class WorkerLauncher:
         except OSError as error:
             for balancer in self._listeners.round_robins():
                 balancer.remove(identifier)
+            name = worker_text(self._options.app, slot)
             raise StartFailed(
-                f"worker {slot} cannot be started: {no_room(error)}"
+                f"worker {name} cannot be started: {no_room(error)}"
             ) from error
         if self._options.max_age:
             worker.max_age = self._options.max_age * random.uniform(0.9, 1.1)  # noqa: S311
@@ -81,6 +87,8 @@ class WorkerLauncher:
             listeners=self._listeners.shared_with(identifier, slot),
             max_connections=_about(options.max_connections),
             open_files=self._open_files,
+            app=options.app,
+            directory=options.directory,
         )
         env = {
             **options.env,
@@ -89,6 +97,9 @@ class WorkerLauncher:
             "LOGAGG_WORKER_ID": str(identifier),
             "LOGAGG_LEVEL": options.level,
         }
+        if options.app:
+            env["LOGAGG_APP"] = options.app
+            env["LOGAGG_WORKER"] = worker_text(options.app, slot)
         if options.policy is PortPolicy.RR and "UVICORN_LOOP" not in os.environ:
             env["UVICORN_LOOP"] = "asyncio"  # uvloop cannot be handed connections
         return WorkerProcess(spec, env=env, owner=self._owner)

@@ -11,37 +11,25 @@ import enum
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from logagg.core.record import worker_text
 from logagg.errors import WorkerDied
-from logagg.platform.processes import ProcessHandle, process_handle
-from logagg.platform.system import RSS_UNIT, set_pipe_bytes
-from logagg.supervisor.child import bootstrap, exec_command
-from logagg.supervisor.child.launch_spec import ENVIRONMENT, LaunchSpec
+from logagg.platform.system import RSS_UNIT
+from logagg.supervisor.child.launch_spec import LaunchSpec
 from logagg.supervisor.messaging.frame_connection import FrameConnection
 from logagg.supervisor.messaging.frames import Frame, encode_value
 from logagg.supervisor.messaging.future import AwaitableFuture
 from logagg.supervisor.messaging.peer import Peer
+from logagg.supervisor.process.spawn import spawn
 
-__all__ = ["Crash", "Exit", "Pipes", "WorkerOwner", "WorkerProcess", "WorkerState"]
+__all__ = ["Crash", "Exit", "WorkerOwner", "WorkerProcess", "WorkerState"]
 
-PIPE_BYTES = 1024 * 1024
 DISCONNECT_GRACE = 2.0
 """From the end of the channel to the end of the process, which gives the better error."""
-_INTERNAL = (
-    ENVIRONMENT,
-    "LISTEN_FDS",
-    "LISTEN_PID",
-    "LISTEN_FDNAMES",
-    "LISTEN_PIDFDID",
-)
-
 
 _FINAL = ("SyntaxError", "IndentationError", "TabError")
 
@@ -118,14 +106,6 @@ class Exit:
             return f"signal {self.signal}"
 
 
-@dataclass(frozen=True, slots=True)
-class Pipes:
-    """The read ends of a worker's stdout and stderr; owned by the one that gets them."""
-
-    stdout: int
-    stderr: int
-
-
 class WorkerOwner(NamedTuple):
     """Receivers of a worker's events.
 
@@ -161,6 +141,7 @@ class WorkerProcess:
 
     Attributes:
         slot: The stable number, 1…N.
+        app: The program's name in a project of several.
         id: Its own number, never used again.
         pid: Its process id.
         state: One of `WorkerState`, whose members equal "starting", "ready" and so on.
@@ -168,11 +149,14 @@ class WorkerProcess:
         exit: How it ended, once it has.
     """
 
+    app = ""
+
     def __init__(
         self, spec: LaunchSpec, *, env: Mapping[str, str], owner: WorkerOwner
     ) -> None:
         self.slot = spec.slot
         self.id = spec.id
+        self.app = spec.app
         self.state = WorkerState.STARTING
         self.exit: Exit | None = None
         self.started = time.monotonic()
@@ -203,7 +187,7 @@ class WorkerProcess:
         self.channel: FrameConnection | None = None
         if sock is None:
             self.peer = Peer(_NoChannel(), "")
-            no_messages = f"worker {self.slot} is not Python: no messages"
+            no_messages = f"worker {self.name} is not Python: no messages"
             self.peer.close(WorkerDied(no_messages))
         else:
             self.channel = self._connect(sock)
@@ -217,7 +201,7 @@ class WorkerProcess:
             sock, worker_sock = socket.socketpair()
             spec.channel = worker_sock.fileno()
         try:
-            self.process, self.pipes, self._handle = _spawn(spec, env)
+            self.process, self.pipes, self._handle = spawn(spec, env)
         except BaseException:
             if sock is not None:
                 sock.close()
@@ -231,7 +215,7 @@ class WorkerProcess:
         owner = self._owner
         return FrameConnection(
             sock,
-            f"worker {self.slot}",
+            f"worker {self.name}",
             handle=lambda frame, fd: owner.handle(self, frame, fd),
             start=owner.start,
             report=lambda what, error: owner.report(self, what, error),
@@ -279,6 +263,11 @@ class WorkerProcess:
         """Send a signal; the end that follows counts as asked for."""
         self.voluntary = True
         self.signal(signum)
+
+    @property
+    def name(self) -> str:
+        """Its name in records: `1`, or `web.1`."""
+        return worker_text(self.app, self.slot)
 
     # ---- for the supervisor -------------------------------------------------------
 
@@ -339,7 +328,7 @@ class WorkerProcess:
     def _disconnected(self) -> None:
         self.hooks_done.set()  # none can be reported any more
         self._owner.disconnected(self)
-        gone = WorkerDied(f"worker {self.slot} (pid {self.pid}) closed its channel")
+        gone = WorkerDied(f"worker {self.name} (pid {self.pid}) closed its channel")
         self._loop.call_later(DISCONNECT_GRACE, self.peer.close, gone)
 
     def reap(self) -> None:
@@ -369,7 +358,7 @@ class WorkerProcess:
         )
         self._move("reaped")
         self.peer.close(
-            WorkerDied(f"worker {self.slot} (pid {pid}) ended: {self.exit.how}")
+            WorkerDied(f"worker {self.name} (pid {pid}) ended: {self.exit.how}")
         )
         self.hooks_done.set()
         try:
@@ -388,54 +377,3 @@ class WorkerProcess:
         if signum is not None:
             return "killed from outside"
         return "ended by itself" if code == 0 else "crashed"
-
-
-def _spawn(
-    spec: LaunchSpec, env: Mapping[str, str]
-) -> tuple[subprocess.Popen[bytes], Pipes, ProcessHandle]:
-    """Start the process: by exec, in a session of its own, with a pipe per stream.
-
-    Returns:
-        The process, its pipes, and a handle of it.
-
-    Raises:
-        OSError: No descriptor, process or memory is free; then nothing is left of it.
-    """
-    program = exec_command if spec.kind == "command" else bootstrap
-    assert program.__file__ is not None
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in _INTERNAL and not name.startswith("LOGAGG_FD_")
-    }
-    environment.update(env)
-    environment["PYTHONUNBUFFERED"] = "1"
-    environment[ENVIRONMENT] = spec.to_json()
-    fds = [listener.fd for listener in spec.listeners if listener.fd >= 0]
-    if spec.channel >= 0:
-        fds.append(spec.channel)
-    with ExitStack() as finally_, ExitStack() as on_error:
-        out_read, out_write = _pipe(on_error, finally_)
-        err_read, err_write = _pipe(on_error, finally_)
-        process = subprocess.Popen(
-            [sys.executable, program.__file__],
-            stdin=subprocess.DEVNULL,
-            stdout=out_write,
-            stderr=err_write,
-            pass_fds=fds,
-            start_new_session=True,
-            env=environment,
-        )
-        on_error.callback(process.wait)
-        on_error.callback(process.kill)
-        handle = process_handle(process.pid)
-        on_error.pop_all()
-    return process, Pipes(out_read, err_read), handle
-
-
-def _pipe(read_ends: ExitStack, write_ends: ExitStack) -> tuple[int, int]:
-    read, write = os.pipe()
-    read_ends.callback(os.close, read)
-    write_ends.callback(os.close, write)
-    set_pipe_bytes(write, PIPE_BYTES)
-    return read, write

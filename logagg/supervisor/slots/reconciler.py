@@ -387,7 +387,7 @@ class Slots:
             self.events.record(
                 "error",
                 Event.STOP_TIMEOUT,
-                f"worker {worker.slot} (pid {worker.pid}) {worker.why}: killed",
+                f"worker {worker.name} (pid {worker.pid}) {worker.why}: killed",
                 slot=worker.slot,
                 of_pid=worker.pid,
             )

@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from logagg.errors import ConfigError
-from logagg.ipc import consumer_client, run_control
-from logagg.ipc.protocol import (
+from logagg.ipc import consumer_client
+from logagg.ipc.runs import run_control
+from logagg.ipc.runs.run_control import RunAddress
+from logagg.ipc.runs.run_messages import (
     ReloadRequest,
     RestartRequest,
     RunRequest,
     ScaleRequest,
     StopRequest,
 )
-from logagg.ipc.run_control import RunAddress
 
 __all__ = ["perform"]
 

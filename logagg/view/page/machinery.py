@@ -19,8 +19,9 @@ from msgspec.structs import asdict
 from logagg.core.event import LOSSES, Event
 from logagg.core.line import parse_line
 from logagg.errors import LogaggError
-from logagg.ipc import consumer_client, run_control
-from logagg.ipc.run_control import RunAddress
+from logagg.ipc import consumer_client
+from logagg.ipc.runs import run_control
+from logagg.ipc.runs.run_control import RunAddress
 from logagg.platform.procfs import cpu_seconds, rss_bytes
 from logagg.view.page.page_filter import Counts
 

@@ -105,12 +105,16 @@ class Run:
         return path
 
     def start(
-        self, *words: str | int, sink: bool = True, prefix: tuple[str, ...] = ()
+        self,
+        *words: str | int,
+        sink: bool = True,
+        prefix: tuple[str, ...] = (),
+        verb: str = "run",
     ) -> Run:
-        """Start `logagg run` with the words, its log in a file."""
+        """Start `logagg run` (or `up`) with the words, its log in a file."""
         sinks = ["--sink", f"file:{self.log}"] if sink else []
         self.process = subprocess.Popen(
-            [*prefix, *LOGAGG, "run", *sinks, *map(str, words)],
+            [*prefix, *LOGAGG, verb, *sinks, *map(str, words)],
             cwd=self.directory,
             env=self.env,
             stdout=subprocess.PIPE,
@@ -136,7 +140,7 @@ class Run:
     def status(self) -> dict[str, Any]:
         """The run's status, through its control socket."""
         code = (
-            "import json, sys; from logagg.ipc.run_control import find, status;"
+            "import json, sys; from logagg.ipc.runs.run_control import find, status;"
             "print(json.dumps(status(find(int(sys.argv[1])))))"
         )
         done = subprocess.run(

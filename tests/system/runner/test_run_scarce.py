@@ -22,7 +22,7 @@ import pytest
 
 from logagg.supervisor.process.consumer_process import ConsumerProcess
 from logagg.supervisor.process.orphans import Guardian
-from logagg.supervisor.process.worker_process import Pipes
+from logagg.supervisor.process.spawn import Pipes
 
 pytestmark = pytest.mark.slow  # many real processes, some seconds each
 
@@ -320,7 +320,7 @@ def captured(
         err, closed = os.pipe()
         os.close(closed)
         worker = types.SimpleNamespace(
-            slot=1, pid=os.getpid(), exit=None, pipes=Pipes(read, err)
+            app="", slot=1, pid=os.getpid(), exit=None, pipes=Pipes(read, err)
         )
         await scene(logs, worker, write)
         os.close(write)

@@ -1,6 +1,6 @@
 """Control sockets of runs: their names, and the client's side.
 
-One request per connection: a line of JSON, answered by one (`logagg.ipc.protocol`).
+One request per connection: a line of JSON, answered by one (`logagg.ipc.runs`).
 
 A socket is named `run-PID-TOKEN.control`. The pid is the supervisor's in its own pid
 namespace, so containers that share the directory may have the same one, and two clusters
@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 from logagg.errors import ConfigError, ConsumerGone, WireError
 from logagg.ipc.paths import runtime_dir
-from logagg.ipc.protocol import RunReply, RunRequest, StatusRequest, decode, encode
+from logagg.ipc.protocol import decode, encode
+from logagg.ipc.runs.run_messages import RunReply, RunRequest, StatusRequest
 from logagg.ipc.users import check_listener
 from logagg.platform.peers import credentials
 from logagg.platform.procfs import is_stopped
