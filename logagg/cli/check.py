@@ -87,6 +87,10 @@ def examine(named: str | None, environ: Mapping[str, str]) -> list[Finding]:
     where = str(loaded.path) if loaded.path else "no configuration file"
     findings = [Finding("ok", where, "read")]
     findings += [Finding("note", "a file", text) for text in loaded.passed_over]
+    try:
+        loaded.queries()
+    except ConfigError as error:
+        findings.append(Finding("bad", "[queries]", str(error)))
     sinks: dict[str, None] = {}
     shown: set[str] = set()
     for name in config.TABLES:

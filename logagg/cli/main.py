@@ -33,6 +33,7 @@ _COMMANDS = {
     "send": "serve:send",
     "tail": "viewing.view_commands:tail",
     "stats": "viewing.view_commands:stats",
+    "query": "viewing.query_command:query",
     "top": "viewing.view_commands:top",
     "web": "viewing.web_command:web",
     "help": "help:help_",

@@ -19,7 +19,7 @@ from logagg.core.units import wire_time
 from logagg.view import files, parallel
 from logagg.view.files import Select, Series
 
-__all__ = ["FileRange", "all_lines", "needed", "start_place"]
+__all__ = ["FileRange", "all_lines", "bounds", "needed", "start_place"]
 
 _LATENESS = 60_000_000_000  # ns
 _PROBE_BYTES = 1 << 16
@@ -43,6 +43,7 @@ class FileRange:
     """The part of a series that can hold the records of a range of time.
 
     Attributes:
+        older: The rotated files of them, oldest first.
         total: Bytes of the files to read, as they are on disk.
         done: Those of them that were read or need not be.
     """
@@ -59,18 +60,16 @@ class FileRange:
         """
         self._series = series
         self._since = since
-        self._stop = b""
-        if until_ns is not None:
-            self._stop = wire_time(until_ns + _LATENESS).encode()
-        self._older = [p for p in needed(series, since) if not self._begins_after(p)]
-        self.total = sum(map(_size, self._older))
+        self._stop = _stop_key(until_ns)
+        self.older = [p for p in needed(series, since) if not self._begins_after(p)]
+        self.total = sum(map(_size, self.older))
         if series.current is not None:
             self.total += series.end
         self.done = 0
 
     def read(self, select: Select) -> Iterator[list[bytes]]:
         """The matching lines, chunk by chunk; `done` grows with each."""
-        for path in self._older:
+        for path in self.older:
             before = self.done
             with contextlib.suppress(OSError), files.open_regular(path) as stream:
                 yield from self._lines(stream, path, None, select)
@@ -105,6 +104,17 @@ class FileRange:
         for data in files.forward(files.unpacked(stream, path)):
             self.done = before + stream.tell()
             yield select(data)
+
+
+def bounds(stream: IO[bytes], since: bytes, until_ns: int | None) -> tuple[int, int]:
+    """Where in a plain file the lines of a range of time begin and end."""
+    stop = _stop_key(until_ns)
+    end = _end_place(stream, stop) if stop else os.fstat(stream.fileno()).st_size
+    return start_place(stream, since), end
+
+
+def _stop_key(until_ns: int | None) -> bytes:
+    return b"" if until_ns is None else wire_time(until_ns + _LATENESS).encode()
 
 
 def _size(path: str) -> int:

@@ -103,10 +103,12 @@ def test_of_each_path_option_it_is_known_what_it_does() -> None:
 
     assert asking == {
         ("serve", "socket"), ("send", "file"), ("tail", "cursor_file"), ("tail", "raw"),
+        ("query", "parquet"),
     }  # fmt: skip
     assert reading == {
         ("run", "watch"), ("reload", "socket"), ("status", "socket"), ("tail", "socket"),
         ("stats", "socket"), ("top", "socket"), ("tail", "files"), ("stats", "files"),
+        ("query", "socket"), ("query", "files"),
     }  # fmt: skip
 
 

@@ -39,6 +39,7 @@ PAGE_OF = {
     "serve": "config", "send": "config", "check": "config", "trust": "config",
     "help": "troubleshooting",
     "tail": "tail", "stats": "tail", "top": "tail", "web": "web",
+    "query": "query",
     "spool ls": "http-sinks", "spool replay": "http-sinks", "spool drop": "http-sinks",
     "dlq replay": "http-sinks",
 }  # fmt: skip

@@ -24,6 +24,7 @@ right; of a sink's URL only the address is shown.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,16 +61,19 @@ COMMON: dict[str, tuple[str, ...]] = {
     "level": ("run", "up"),
     "metrics": ("run", "serve", "up"),
     "web": ("run", "serve"),
-    "socket": ("serve", "tail", "stats", "top", "status", "reload"),
-    "color": ("tail", "stats", "top"),
+    "socket": ("serve", "tail", "stats", "query", "top", "status", "reload"),
+    "color": ("tail", "stats", "query", "top"),
 }
 """Keys at the top of a file, and the commands that each of them is for."""
 
-TABLES = ("run", "serve", "up", "tail", "stats", "top", "send")
+TABLES = ("run", "serve", "up", "tail", "stats", "query", "top", "send")
 """The commands that have a table of their own."""
 
 PROGRAMS = "programs"
 """The table of the programs of `logagg up`; see `logagg.cli.programs`."""
+
+QUERIES = "queries"
+"""The table of saved queries: names with their SQL."""
 
 _SHORT = ("run", "serve")
 
@@ -145,8 +149,8 @@ class Config:
         for key, value in self.data.items():
             if name in COMMON.get(key, ()):
                 yield (key,), value
-            elif key not in (*COMMON, *TABLES, PROGRAMS):
-                text = unknown(key, (*COMMON, *TABLES, PROGRAMS), what=self.place(key))
+            elif key not in (known := (*COMMON, *TABLES, PROGRAMS, QUERIES)):
+                text = unknown(key, known, what=self.place(key))
                 errors.append(ConfigError(text))
         table = self.data.get(name, {}) if name in TABLES else {}
         if isinstance(table, dict):
@@ -155,6 +159,26 @@ class Config:
         else:
             text = f"{self.place(name)}: {name} = {table!r}: expected a table [{name}]"
             errors.append(ConfigError(text))
+
+    def queries(self) -> dict[str, str]:
+        """The saved queries, by name.
+
+        Raises:
+            ConfigError: They are no table of texts, or a name is none.
+        """
+        found = self.data.get(QUERIES, {})
+        if not isinstance(found, dict):
+            where = self.place(QUERIES)
+            raise ConfigError(f"{where}: queries: expected a table [queries]")
+        for name, sql in found.items():
+            where = f"{self.place(QUERIES, name)}: [queries] {name}"
+            if not isinstance(sql, str):
+                raise ConfigError(f"{where} = {sql!r}: expected the SQL as text")
+            if not re.fullmatch(r"[\w-]+", name):
+                raise ConfigError(
+                    f"{where}: expected letters, digits, _ and - as a name"
+                )
+        return dict(found)
 
     def unconfirmed(
         self, name: str, settings: Mapping[str, Setting], environ: Mapping[str, str]

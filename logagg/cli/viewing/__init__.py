@@ -1,4 +1,4 @@
-"""The commands that show a log: `tail`, `stats`, `top` and `web`.
+"""The commands that show a log: `tail`, `stats`, `query`, `top`, `web`.
 
 Process: these commands.
 Hot path: no, but `logagg tail` starts with it.
