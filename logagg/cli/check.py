@@ -3,8 +3,8 @@
 Nothing is opened that could change anything: no file is made, no record is written or
 sent. A file's directory is checked. A network target is probed by its sink, the way the
 sink would talk to it (certificates, secrets, proxy, deadlines); where the sink has no
-probe (`Sink.probe`), a connection is tried. Each probe has TIMEOUT seconds per question, all run side
-by side. Of a sink's URL only the address is shown.
+probe (`Sink.probe`), a connection is tried. Each probe has TIMEOUT seconds per question,
+all run side by side. Of a sink's URL only the address is shown.
 """
 
 from __future__ import annotations
