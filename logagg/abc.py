@@ -172,7 +172,8 @@ def shown_url(text: str) -> str:
     return f"{scheme}//{rest.rpartition('@')[2]}"
 
 
-_PLACE = re.compile(r"(?:\[[^\]]*\]|[^:]*)(?::\d*)?")
+_ONE_PLACE = r"(?:\[[^\]]*\]|[^:,]*)(?::\d*)?"
+_PLACE = re.compile(rf"{_ONE_PLACE}(?:,{_ONE_PLACE})*")
 
 
 Alarm = Callable[[Event, str, str], None]
@@ -298,6 +299,25 @@ class Sink(abc.ABC):
     async def close(self) -> None:
         """Flush and release everything. May be called twice."""
         return
+
+    async def probe(self, seconds: float) -> tuple[str, str] | None:
+        """Check the target for `logagg check`, without sending a record.
+
+        The sink need not be open. Changes nothing, here or there.
+
+        Args:
+            seconds: How long each of its questions may take.
+
+        Returns:
+            "ok", "note" (it answers, but a person should read what) or "down", and what
+            was found, in words without secrets. None: only the options can be checked.
+
+        Raises:
+            ConfigError: It is set up wrongly.
+            OSError: A secret is not where it should be.
+        """
+        del seconds
+        return None
 
     def owner(self) -> str:
         """Name those whose records these are, where the target does not.

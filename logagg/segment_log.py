@@ -7,8 +7,8 @@ bytes since its beginning, and the name of a segment is the position of its firs
 a position is found without an index, and a missing file is a hole.
 
     lock       locked (flock) by the process that uses the log; its text is the pid
-    cursor     "COUNT START UNTIL ID SUM", twice: consumed up to START; the batch in hand
-               ends at UNTIL; the one with the higher COUNT and a right SUM counts
+    cursor     "COUNT START UNTIL ID CONSUMED SUM", twice: CONSUMED lines up to START; the
+               batch in hand ends at UNTIL; the higher COUNT with a right SUM counts
     00000000000000000000.ndjson …   the lines
 
 Lines are appended at the end and consumed from the beginning, each in one piece or not
@@ -102,6 +102,7 @@ class SegmentLog:
         until: The end of the batch that was being sent; 0 when there was none.
         end: The position after the last line.
         records: How many lines are between start and end.
+        consumed: How many lines were consumed since the log was made.
         torn: How many unfinished lines were cut off when the log was opened.
     """
 
@@ -117,7 +118,7 @@ class SegmentLog:
         self.folder = folder
         self.id = uuid.uuid4().hex
         self.start = self.until = self.end = 0
-        self.records = 0
+        self.records = self.consumed = 0
         self.torn = 0
         self._limit = limit_bytes
         self._segment_bytes = segment_bytes
@@ -143,7 +144,7 @@ class SegmentLog:
 
     def _recover(self, directory: Path) -> None:
         self._cursor = _open(directory / "cursor", os.O_RDWR | os.O_CREAT)
-        self._count, start, until, identifier = read_cursor(self._cursor)
+        self._count, start, until, identifier, self.consumed = read_cursor(self._cursor)
         self.id = identifier or self.id
         for path in segment_paths(directory):
             size, torn = _repair(path)
@@ -154,9 +155,8 @@ class SegmentLog:
                 path.unlink()
         for segment, following in zip(self._segments, self._segments[1:], strict=False):
             # A write that failed and could not be taken back may have left more.
-            segment.size_bytes = min(
-                segment.size_bytes, following.first - segment.first
-            )
+            room = following.first - segment.first
+            segment.size_bytes = min(segment.size_bytes, room)
         self.start = max(start, self._segments[0].first if self._segments else 0)
         self.end = max([self.start, *(each.end for each in self._segments)])
         self.until = until if self.start < until <= self.end else 0
@@ -292,6 +292,7 @@ class SegmentLog:
         """Consume everything before a position, which is so many records more."""
         self.start = position
         self.records -= records
+        self.consumed += records
         try:
             self._write_cursor()
         except OSError:  # there are disks that need room for this, too
@@ -324,8 +325,8 @@ class SegmentLog:
     def _write_cursor(self) -> None:
         if self._cursor >= 0:
             self._count += 1
-            words = (self._count, self.start, self.until, self.id.encode())
-            text = b"%d %d %d %s" % words
+            words = (self.start, self.until, self.id.encode(), self.consumed)
+            text = b"%d %d %d %s %d" % (self._count, *words)
             text += b" %d" % zlib.crc32(text)
             place = self._count % 2 * _CURSOR_BYTES  # the other one stays as it is
             os.pwrite(self._cursor, text.ljust(_CURSOR_BYTES - 1) + b"\n", place)
@@ -367,11 +368,8 @@ class SegmentLog:
         if self._lock >= 0 and not self.records and folder is not None:
             with contextlib.suppress(OSError):  # the next process removes the rest
                 # The lock goes last: then a successor may make its own files here.
-                for path in (
-                    *segment_paths(folder),
-                    folder / "cursor",
-                    folder / "lock",
-                ):
+                names = folder / "cursor", folder / "lock"
+                for path in (*segment_paths(folder), *names):
                     path.unlink()
                 folder.rmdir()
         self._release()
@@ -419,15 +417,17 @@ def _lock(folder: Path) -> int:
         os.close(descriptor)
 
 
-def read_cursor(descriptor: int) -> tuple[int, int, int, str]:
-    """Count, start, until and id; zeros and no id when there is no whole cursor."""
-    found = (0, 0, 0, "")
+def read_cursor(descriptor: int) -> tuple[int, int, int, str, int]:
+    """Count, start, until, id, consumed; zeros and no id without a whole cursor."""
+    found = (0, 0, 0, "", 0)
     for place in (0, _CURSOR_BYTES):
         line = os.pread(descriptor, _CURSOR_BYTES, place).strip()
         text, _, checksum = line.rpartition(b" ")
         if checksum == b"%d" % zlib.crc32(text):
-            count, start, until, identifier = text.decode("ascii").split(" ")
-            found = max(found, (int(count), int(start), int(until), identifier))
+            count, start, until, identifier, *more = text.decode("ascii").split(" ")
+            consumed = int(more[0]) if more else 0  # 0.1.0 did not note it
+            numbers = int(count), int(start), int(until)
+            found = max(found, (*numbers, identifier, consumed))
     return found
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from logagg_sinks.file.file_sink import FileSink
     from logagg_sinks.http.webhook import HttpSink, HttpsSink
     from logagg_sinks.loki import LokiSink
+    from logagg_sinks.nats.nats_sink import NatsSink, TlsSink
     from logagg_sinks.otlp import OtlpSink
     from logagg_sinks.splunk import SplunkSink
     from logagg_sinks.stdout import StderrSink, StdoutSink
@@ -44,12 +45,14 @@ __all__ = [
     "HttpSink",
     "HttpsSink",
     "LokiSink",
+    "NatsSink",
     "OpensearchSink",
     "OtlpSink",
     "SinkURL",
     "SplunkSink",
     "StderrSink",
     "StdoutSink",
+    "TlsSink",
     "build",
     "is_shipped",
     "known",
@@ -66,11 +69,13 @@ _FACE = {
     "HttpSink": "logagg_sinks.http.webhook",
     "HttpsSink": "logagg_sinks.http.webhook",
     "LokiSink": "logagg_sinks.loki",
+    "NatsSink": "logagg_sinks.nats.nats_sink",
     "OpensearchSink": "logagg_sinks.elasticsearch",
     "OtlpSink": "logagg_sinks.otlp",
     "SplunkSink": "logagg_sinks.splunk",
     "StderrSink": "logagg_sinks.stdout",
     "StdoutSink": "logagg_sinks.stdout",
+    "TlsSink": "logagg_sinks.nats.nats_sink",
 }
 
 

@@ -3,13 +3,8 @@
 Nothing is opened that could change anything: no file is made, no record is written or
 sent. A file's directory is checked. A network target is probed by its sink, the way the
 sink would talk to it (certificates, secrets, proxy, deadlines); where the sink has no
-probe, a connection is tried. Each probe has TIMEOUT seconds per question, all run side
-by side. Of a sink's URL only the address is shown.
-
-A sink that can probe has `async def probe(timeout: float) -> tuple[str, str]`: the state
-("ok", "note", "down") and what was found. It waits at most `timeout` seconds per
-question, changes nothing, and may raise ConfigError (it is set up wrongly) and OSError
-(the target cannot be reached).
+probe (`Sink.probe`), a connection is tried. Each probe has TIMEOUT seconds per question,
+all run side by side. Of a sink's URL only the address is shown.
 """
 
 from __future__ import annotations
@@ -161,10 +156,9 @@ async def _target(url: str) -> Finding:
 
 
 async def _probe(url: SinkURL, built: ConfiguredSink) -> tuple[str, str]:
-    probe = getattr(built.sink, "probe", None)
-    if probe is not None:
-        state, detail = await probe(TIMEOUT)
-        return str(state), str(detail)
+    found = await built.sink.probe(TIMEOUT)
+    if found is not None:
+        return found
     transport = url.scheme.rpartition("+")[2]
     if transport in _PORTS and url.target.startswith("//"):
         return "ok", await _connect(url, transport)

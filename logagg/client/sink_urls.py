@@ -30,8 +30,8 @@ __all__ = [
 
 SHIPPED_SCHEMES = frozenset(
     (
-        "elasticsearch", "file", "http", "https", "loki", "opensearch", "otlp",
-        "splunk", "stderr", "stdout",
+        "elasticsearch", "file", "http", "https", "loki", "nats", "opensearch", "otlp",
+        "splunk", "stderr", "stdout", "tls",
     )
 )  # fmt: skip
 """The sinks of this distribution; for others the installed entry points are read."""

@@ -195,7 +195,7 @@ def sink_options() -> dict[str, type[msgspec.Struct]]:
     return found
 
 
-SINK_PAGES = ("sinks", "file-sink", "http-sinks")
+SINK_PAGES = ("sinks", "file-sink", "http-sinks", "fleet")
 
 
 def documented_sink_options() -> set[str]:

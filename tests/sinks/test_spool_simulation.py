@@ -135,11 +135,14 @@ class Target:
         self.ambiguous: set[int] = set()
         self.at_risk: set[int] = set()  # in the request, or the batch, at hand
         self.batch = "", 0
+        self.numbers: dict[tuple[str, int], int] = {}  # of records, by spool
 
-    async def send(self, items, name):
+    async def send(self, items, piece):
         await asyncio.sleep(0)
         seqs = [orjson.loads(item.line)["seq"] for item in items]
-        spool = name.rsplit("-", 3)[0]  # each has positions of its own
+        spool = piece.log  # each has positions of its own
+        for number, seq in ((piece.first, seqs[0]), (piece.following - 1, seqs[-1])):
+            assert self.numbers.setdefault((spool, number), seq) == seq, "number"
         batch, end = self.batch
         if not self.by_item or spool != batch or items[0].end > end:
             self.at_risk, end = set(), 0

@@ -18,8 +18,9 @@ same piece under the same name first, also when this process was killed amid hal
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from logagg.segment_log import SegmentLog
 from logagg_sinks.delivery.batching import Item, Ledger, Refused, cut, is_older
@@ -30,12 +31,29 @@ from logagg_sinks.delivery.loader import Loader, Runtime
 from logagg_sinks.delivery.retry import Action, RetryDelay
 from logagg_sinks.delivery.verdict import Verdict
 
-__all__ = ["BatchWork", "Send", "StoppedError"]
+__all__ = ["BatchWork", "PieceIdentity", "Send", "StoppedError"]
 
 T = TypeVar("T")
 
-Send = Callable[[Sequence[Item], str], Awaitable[Verdict]]
-"""Sends records as one request under a name, and judges its outcome."""
+
+class PieceIdentity(NamedTuple):
+    """The identity of the records of a request, the same whenever they are sent again.
+
+    Attributes:
+        name: A name that no other records have.
+        log: The id of the spool that they are from.
+        first: How many records of that spool were before them.
+        following: The same for the record after them.
+    """
+
+    name: str
+    log: str
+    first: int
+    following: int
+
+
+Send = Callable[[Sequence[Item], PieceIdentity], Awaitable[Verdict]]
+"""Sends records as one request, and judges its outcome."""
 
 _CUT_OFF_LIMIT = 3  # so many resets in a row, for so many bytes, mean: too large
 _CUT_OFF_BYTES = 64 * 1024
@@ -94,6 +112,8 @@ class BatchWork:
         self._refusals = Refusals()
         self._probing = False  # the next piece is one of those records, alone
         self._ledger = Ledger()
+        self._ends: list[int] = []  # of the records of the batch
+        self._consumed = 0  # records of the spool before it
 
     async def batch(self, spool: SegmentLog) -> None:
         """Make a batch from the beginning of a spool, and make its records final.
@@ -104,6 +124,7 @@ class BatchWork:
         found = await self._run(lambda: self._loader.load(spool))
         ends = [item.end for item in found.items] + [end for end, *_ in found.refused]
         self._ledger = Ledger(ends)
+        self._ends, self._consumed = sorted(ends), spool.consumed
         if not ends:  # its files were removed
             lost = spool.records
             self._count("dropped", lost)
@@ -217,11 +238,16 @@ class BatchWork:
         end = piece[-1].end
         if spool.until != end:
             await self._run(lambda: self._loader.begin(spool, end))
-        name = f"{spool.id}-{piece[0].end}-{end}-{len(piece)}"
+        sent = PieceIdentity(
+            f"{spool.id}-{piece[0].end}-{end}-{len(piece)}",
+            spool.id,
+            self._consumed + bisect_left(self._ends, piece[0].end),
+            self._consumed + bisect_left(self._ends, end) + 1,
+        )
         last = self.closing
         self.in_flight = len(piece)
         try:
-            return await self._exchange(piece, name), last
+            return await self._exchange(piece, sent), last
         finally:
             self.in_flight = 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from logagg_sinks._sink_options import Duration, Options, Size
 
-__all__ = ["DeliveryOptions"]
+__all__ = ["DeliveryOptions", "SpoolOptions"]
 
 
 class DeliveryOptions(Options, frozen=True, kw_only=True):
@@ -46,3 +46,30 @@ class DeliveryOptions(Options, frozen=True, kw_only=True):
                 raise ValueError(f"option {name} must not be negative")
         if self.record_bytes < 1024:
             raise ValueError("option record_bytes must be 1KiB or more")
+
+
+class SpoolOptions(DeliveryOptions, frozen=True, kw_only=True):
+    """The options of delivery and of the spool that it is from.
+
+    Attributes:
+        spool: The directory for undelivered records; `off` keeps them in memory, where
+            they die with the process. Without it, one in the user's state directory.
+        spool_bytes: How much may be undelivered; what comes then waits in the sink's
+            queue, whose `policy` decides.
+        dead_letter_bytes: The size at which a file of dead letters is turned over; 0
+            keeps none.
+        grace: Seconds that the end may take for last attempts.
+    """
+
+    spool: str = ""
+    spool_bytes: Size = 1024 * 1024 * 1024
+    dead_letter_bytes: Size = 100 * 1000 * 1000
+    grace: Duration = 5.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.spool_bytes <= 0:
+            raise ValueError("option spool_bytes must be more than 0")
+        for name in ("dead_letter_bytes", "grace"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"option {name} must not be negative")

@@ -12,7 +12,7 @@ from logagg.wireformat import key_ns, timestamp_bytes
 from logagg_sinks.delivery.batching import Encode, Item, Load, load, shorten
 from logagg_sinks.delivery.delivery_options import DeliveryOptions
 
-__all__ = ["Loader", "RequestSize", "Run", "Runtime"]
+__all__ = ["Arrange", "Loader", "RequestSize", "Run", "Runtime"]
 
 T = TypeVar("T")
 

@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 
 from logagg.wireformat import load_line
 from logagg_sinks._compression import BodyCompression
-from logagg_sinks._sink_options import Duration, Size
+from logagg_sinks._sink_options import Duration
 from logagg_sinks.delivery.batching import Item
-from logagg_sinks.delivery.delivery_options import DeliveryOptions
+from logagg_sinks.delivery.delivery_options import SpoolOptions
 from logagg_sinks.delivery.retry import Action, Kind, decide
 from logagg_sinks.delivery.verdict import Verdict
 from logagg_sinks.http.http_client import Response
@@ -25,9 +25,9 @@ from logagg_sinks.http.probe import Question
 __all__ = ["HttpOptions", "Service", "chosen_actions", "uid"]
 
 
-class HttpOptions(DeliveryOptions, frozen=True, kw_only=True):
-    """The options of every network sink, besides those of delivery. Those of the target
-    itself are `header.NAME=VALUE` and `query.NAME=VALUE`.
+class HttpOptions(SpoolOptions, frozen=True, kw_only=True):
+    """The options of every HTTP sink, besides those of delivery and the spool. Those of
+    the target itself are `header.NAME=VALUE` and `query.NAME=VALUE`.
 
     Attributes:
         compress: How bodies are compressed; those below 1 KiB never are. Without it,
@@ -47,13 +47,6 @@ class HttpOptions(DeliveryOptions, frozen=True, kw_only=True):
         retry_after_max: The longest pause that the target may ask for, in seconds.
         status: What a status means, where that differs: `500:retry,404:dead_letter`;
             ok, retry, split, bisect, dead_letter or hold.
-        spool: The directory for undelivered records; `off` keeps them in memory, where
-            they die with the process. Without it, one in the user's state directory.
-        spool_bytes: How much may be undelivered; what comes then waits in the sink's
-            queue, whose `policy` decides.
-        dead_letter_bytes: The size at which a file of dead letters is turned over; 0
-            keeps none.
-        grace: Seconds that the end may take for last attempts.
     """
 
     compress: BodyCompression | None = None
@@ -70,19 +63,12 @@ class HttpOptions(DeliveryOptions, frozen=True, kw_only=True):
     total_timeout: Duration = 60.0
     retry_after_max: Duration = 300.0
     status: tuple[str, ...] = ()
-    spool: str = ""
-    spool_bytes: Size = 1024 * 1024 * 1024
-    dead_letter_bytes: Size = 100 * 1000 * 1000
-    grace: Duration = 5.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in _POSITIVE:
             if getattr(self, name) <= 0:
                 raise ValueError(f"option {name} must be more than 0")
-        for name in ("dead_letter_bytes", "grace"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"option {name} must not be negative")
         if self.auth and self.auth not in AUTHS:
             known = ", ".join(AUTHS)
             raise ValueError(f"option auth is not one of {known}")
@@ -100,7 +86,6 @@ _POSITIVE = (
     "answer_timeout",
     "total_timeout",
     "retry_after_max",
-    "spool_bytes",
 )
 
 
