@@ -36,6 +36,8 @@ _COMMANDS = {
     "query": "viewing.query_command:query",
     "top": "viewing.view_commands:top",
     "web": "viewing.web_command:web",
+    "collect": "fleet.collect_command:collect",
+    "nats": "fleet.collect_command:nats",
     "help": "help:help_",
 }
 

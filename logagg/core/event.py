@@ -58,6 +58,12 @@ class Event(enum.StrEnum):
     TRUNCATED_LINE = "truncated_line"
     """The end of a file that a killed writer left, kept as `raw`."""
 
+    # the collector
+    POISON = "poison"
+    """A message of the stream cannot be read; it is a dead letter."""
+    STREAM_ERROR = "stream_error"
+    """The stream cannot be read now."""
+
     # the supervisor
     BAD_FRAME = "bad_frame"
     CANNOT_START = "cannot_start"

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from nats.js.api import StreamInfo
 
 __all__ = [
-    "OLDEST_SERVER", "check_stream", "failure", "publish", "stream_info", "weak_settings",
+    "OLDEST_SERVER", "add_stream", "check_stream", "failure", "publish", "stream_info",
+    "weak_settings",
 ]  # fmt: skip
 
 OLDEST_SERVER = (2, 12)
@@ -48,12 +49,12 @@ def failure(error: Exception, connection: NatsConnection) -> NatsError:
         return error
     if isinstance(error, stream_errors.NoStreamResponseError):
         return NatsError(
-            "no stream takes this subject: none is there, "
+            "no stream takes this subject: none is there (logagg nats init), "
             "JetStream is off, or a leader is being elected"
         )
     if isinstance(error, stream_errors.APIError):
-        code = error.err_code or 0
-        text = f"{error.description or error} ({code or error.code})"
+        code = getattr(error, "err_code", 0) or 0
+        text = f"{error.description or error} ({code or getattr(error, 'code', 0)})"
         refused = code in (_WRONG_STREAM, *_NO_JETSTREAM)
         return NatsError(text, refused=refused)
     complaint = connection.complaint
@@ -115,13 +116,40 @@ async def check_stream(connection: NatsConnection, name: str) -> tuple[str, str]
     """
     info = await stream_info(connection, name)
     if info is None:
-        return "down", f"there is no stream {name}; see logagg help fleet"
+        return "down", f"there is no stream {name}; logagg nats init makes one"
     state = info.state
     said = (
         f"server {connection.version}, {state.messages} messages, {state.bytes} bytes"
     )
     weak = weak_settings(info, connection.version)
     return ("note", "; ".join([said, *weak])) if weak else ("ok", said)
+
+
+async def add_stream(
+    connection: NatsConnection, name: str, subjects: tuple[str, ...], **options: Any
+) -> tuple[str, str]:
+    """Make a stream unless it is there, with discard=new in files; see `check_stream`.
+
+    Raises:
+        NatsError: There is no answer, or the server refuses.
+    """
+    from nats.js import api  # an extra, loaded by the connection
+
+    if await stream_info(connection, name) is None:
+        config = api.StreamConfig(
+            name=name,
+            subjects=list(subjects),
+            storage=api.StorageType.FILE,
+            discard=api.DiscardPolicy.NEW,
+            allow_direct=True,
+            **options,
+        )
+        context = await connection.open()
+        try:
+            await context.add_stream(config)
+        except Exception as error:  # noqa: BLE001 - the client raises many kinds
+            raise failure(error, connection) from None
+    return await check_stream(connection, name)
 
 
 def _text(value: Any) -> str:

@@ -89,7 +89,8 @@ def pack(body: bytes) -> bytes:
     return bytes(module.ZstdCompressor(level=_LEVEL).compress(body))
 
 
-def _unpack(data: bytes) -> bytes:
+def unpack(data: bytes) -> bytes:
+    """Undo `pack`. Raises ValueError."""
     module, own = _zstd()
     try:
         if own:
@@ -131,7 +132,7 @@ def decode(
     coding = headers.get("Content-Encoding", "")
     if coding not in ("", "zstd"):
         raise ValueError(f"its Content-Encoding is {coding!r}")
-    body = _unpack(data) if coding else data
+    body = unpack(data) if coding else data
     if not body.endswith(b"}\n"):
         raise ValueError("its body ends within a line")
     lines = body[:-2].split(b"}\n")

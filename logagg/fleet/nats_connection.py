@@ -242,7 +242,8 @@ class NatsConnection:
         """The version of the server."""
         if self._client is None:
             return ""
-        return str(self._client.connected_server_version)
+        found = self._client.connected_server_version
+        return f"{found.major}.{found.minor}.{found.patch}"
 
     async def close(self) -> None:
         """Release the connection, if there is one."""
