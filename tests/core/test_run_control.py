@@ -12,11 +12,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from logagg.ipc.run_control import RunAddress
 
 from logagg.errors import ConfigError
-from logagg.ipc import run_control
-from logagg.ipc.protocol import StatusRequest
+from logagg.ipc.runs import run_control
+from logagg.ipc.runs.run_control import RunAddress
+from logagg.ipc.runs.run_messages import StatusRequest
 
 
 @contextmanager

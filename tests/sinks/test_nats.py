@@ -338,3 +338,22 @@ def test_a_packed_message_is_the_same() -> None:
     found = decode("logagg.a.h.all", headers, pack(make_batch(2).data))
     assert (found.first, found.following) == (5, 7)
     assert b"".join(line + b"}\n" for line in found.lines) == make_batch(2).data
+
+
+def test_services_with_other_secrets_have_other_spools(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A secret decides the account: records of one must not go to another's stream."""
+    monkeypatch.setenv("ONE", "token-of-one")
+    monkeypatch.setenv("TWO", "token-of-two")
+    monkeypatch.setenv("SAME", "token-of-one")
+
+    def folder_of(more: str) -> Path:
+        sink: Any = build(f"nats://127.0.0.1/LOGS?app=shop&host=h{more}").sink
+        return Path(sink.folder)
+
+    tokens = [folder_of(f"&token=env:{each}") for each in ("ONE", "TWO", "SAME")]
+    user = [folder_of(f"&user={each}&password=env:ONE") for each in ("a", "b")]
+    assert tokens[0] == tokens[2]
+    assert len({folder_of(""), *tokens, *user}) == 5
+    assert not any("token-of" in str(each) for each in tokens + user)

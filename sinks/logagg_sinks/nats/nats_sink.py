@@ -32,6 +32,7 @@ from logagg_sinks.delivery.loader import Arrange, Runtime
 from logagg_sinks.delivery.retry import Action
 from logagg_sinks.delivery.spooled_sink import SpooledSink
 from logagg_sinks.delivery.verdict import Verdict
+from logagg_sinks.http.credentials import Secrets, fingerprint
 
 __all__ = ["NatsSink", "TlsSink"]
 
@@ -149,8 +150,17 @@ class NatsSink(SpooledSink):
         return self._address.text
 
     def owner(self) -> str:
-        """The names in the subject: spools of other ones are not its own."""
-        return f"{self._app}.{self._host}"
+        """The names in the subject, and a hash of its secrets where it has some.
+
+        Spools of other ones are not its own: a secret decides the account, and an
+        account has streams of its own.
+        """
+        names = f"{self._app}.{self._host}"
+        places = [each for each in (self._access.token, self._access.password) if each]
+        if not places:
+            return names
+        secrets = map(Secrets().read, places)
+        return f"{names}.{fingerprint([self._access.user, *secrets])}"
 
     def _encoding(self) -> tuple[Encode, Arrange]:
         return _encoded, _as_they_are
