@@ -357,7 +357,7 @@ def _loguru(console: Console, module: ModuleType) -> None:
 
 
 def _logbook(console: Console, module: ModuleType) -> None:
-    logbook_records.replace_emit(module, console.captures, console.handler.handle)
+    logbook_records.replace_emit(module, console.captures, console.handler.handle_for)
 
 
 _LEVEL_OF = {

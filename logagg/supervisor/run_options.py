@@ -122,6 +122,9 @@ class Program:
             return cls("script", words)
         local = directory and "/" in words[0]
         command = shutil.which(path if local else words[0])
+        if command is None and not local:  # this environment may not be activated
+            command = shutil.which(words[0], path=os.path.dirname(sys.executable))
+            words = (command or words[0], *words[1:])
         if command is None:
             if path.is_file():
                 return cls("script", words)

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from logagg.errors import ConfigError, WireError
 from logagg.platform.procfs import usable_cores
 from logagg.supervisor.messaging.frames import Decoder, encode, encode_value, receive
 from logagg.supervisor.run_context import RunContext
+from logagg.supervisor.run_options import Program
 from logagg.supervisor.sockets.bind_address import BindAddress, numeric_host
 from logagg.supervisor.sockets.sticky import Sticky, choose_slot
 from logagg.supervisor.supervisor_events import CrashCounter
@@ -184,3 +186,17 @@ def test_bad_addresses_are_named(text: str) -> None:
     """The error repeats what was written."""
     with pytest.raises(ConfigError, match="--bind"):
         BindAddress.parse(text)
+
+
+def test_a_command_beside_the_interpreter_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An environment that is not activated has its commands off the PATH."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    path = os.path.join(os.path.dirname(sys.executable), "gunicorn")
+
+    found = Program.of(("gunicorn", "app:app"))
+
+    assert (found.kind, found.argv) == ("script", (path, "app:app"))
+    with pytest.raises(ConfigError, match="no such script or command: 'absent'"):
+        Program.of(("absent",))

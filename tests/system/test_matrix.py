@@ -111,6 +111,12 @@ BASIC = """
     handler.setFormatter(Format())
     logging.basicConfig(level="INFO", handlers=[handler], force=True)
 """
+UNLESS = """
+    if not logging.getLogger().handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(Format())
+        logging.basicConfig(level="DEBUG", handlers=[handler])
+"""
 DICT = """
     logging.config.dictConfig({
         "version": 1, "disable_existing_loggers": False,
@@ -158,6 +164,7 @@ BY_HAND = """
 CONFIGURATIONS = {
     "basicConfig": BASIC.replace("STREAM", ""),
     "basicConfig on stdout": BASIC.replace("STREAM", "sys.stdout"),
+    "basicConfig if there is no handler": UNLESS,
     "dictConfig, root": DICT.replace(
         "LOGGERS", "'root': {'handlers': ['h'], 'level': 'INFO'}"
     ),

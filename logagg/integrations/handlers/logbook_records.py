@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 from weakref import ref
 
-from logagg.dialects.loguru_messages import add_extra
+from logagg.dialects.loguru_messages import add_extra, with_origin
 
 __all__ = ["replace_emit"]
 
@@ -34,14 +34,14 @@ class _Sent(threading.local):
 def replace_emit(
     module: ModuleType,
     captures: Callable[[object], bool],
-    send: Callable[[logging.LogRecord], object],
+    send: Callable[[logging.LogRecord, logging.LogRecord | None], object],
 ) -> None:
     """Replace what writes to the console, in the module `logbook.handlers`.
 
     Args:
         module: The module.
         captures: Whether a stream is captured.
-        send: Sends a record.
+        send: Sends a record in place of the one of `logging` that was given to logbook.
     """
     kind: Any = module.StreamHandler
     original = kind.emit
@@ -52,7 +52,8 @@ def replace_emit(
         if not captures(getattr(self, "stream", None)):
             original(self, record)
         elif sent.last() is not record:  # else by another handler on the console
-            send(_log_record(record))
+            made = _log_record(record)
+            send(made, with_origin(made))
             sent.last = ref(record)
 
     kind.emit = emit
