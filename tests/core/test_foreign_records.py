@@ -148,7 +148,7 @@ RECORDS = {
             "version": "1.1", "host": "h", "short_message": "refused", "level": 3,
             "timestamp": MS / 1000, "_order": 7,
         },
-        ("error", MOMENT, "refused", None, {"_order": 7, "host": "h"}),
+        ("error", MOMENT, "refused", None, {"order": 7, "host": "h"}),
     ),
     "mongodb": (
         {"t": {"$date": "2026-11-20T10:15:02.100+01:00"}, "msg": "refused", "id": 7},
@@ -180,7 +180,7 @@ RECORDS = {
     ),
     "zap": (
         '2026-11-20T09:15:02.100Z\tERROR\tpay/pay.go:41\trefused\t{"order":7}',
-        ("error", MOMENT, "pay/pay.go:41\trefused", None, {"order": 7}),
+        ("error", MOMENT, "refused", None, {"order": 7, "caller": "pay/pay.go:41"}),
     ),
     "logfmt": (
         'level=error ts=2026-11-20T09:15:02Z msg="re \\"fused\\"" order=7 ok=true',
@@ -188,7 +188,7 @@ RECORDS = {
     ),
     "basicConfig": (
         "ERROR:shop.pay:refused",
-        ("error", None, "ERROR:shop.pay:refused", None, {}),
+        ("error", None, "refused", "shop.pay", {}),
     ),
     "text": ("no ERROR was found", ("info", None, "no ERROR was found", None, {})),
     "pairs in a sentence": (

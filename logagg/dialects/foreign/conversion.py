@@ -47,7 +47,7 @@ _NAMES = {
     ),
     "exception": (
         "exception", "exc_info", "exc_text", "err", "error", "stack_trace", "stack",
-        "traceback", "@x",
+        "traceback", "@x", "Exception",
     ),
 }  # fmt: skip
 LONGEST_TEXT = 1 << 20
@@ -56,6 +56,12 @@ _START = 1 << 16
 
 _PINO = {10: "trace", 20: "debug", 30: "info", 40: "warning", 50: "error"}
 _SLOG = re.compile(r"(DEBUG|INFO|WARN|ERROR)([+-]\d{1,4})")
+_WORDS = {
+    "dpanic": "critical", "emerg": "critical", "severe": "error", "silly": "trace",
+    "verbose": "debug", "fine": "debug", "finer": "trace", "finest": "trace",
+    "config": "debug", "http": "info", "success": "info",
+}  # fmt: skip
+"""Words for levels that are those of few programs."""
 _ROUND = {number: name for name, number in levels.STANDARD.items()}
 
 
@@ -156,6 +162,7 @@ def _level(value: Any, record: Mapping[str, Any]) -> tuple[str, int | None]:
         return name, levels.STANDARD[name] + int(offset)
     else:
         name = str(value).lower()
+        name = _WORDS.get(name, name)
         known = levels.NUMBERS.get(name)
         if known is None:
             return name, None

@@ -42,7 +42,11 @@ def exception_of(value: Any) -> Any:
     """The exception in logagg's shape; further fields of an object stay."""
     if isinstance(value, str):
         lines = [line for line in value.splitlines() if line.strip()]
-        kind, colon, text = (lines[-1] if lines else "").partition(": ")
+        frames = lines[1:2] and lines[1].lstrip().startswith(
+            "at "
+        )  # Java, Node.js, .NET
+        named = lines[0 if frames else -1] if lines else ""
+        kind, colon, text = named.partition(": ")
         if colon and " " not in kind:
             return {"type": kind, "message": text, "stack": value}
         return {"type": "", "message": "", "stack": value}

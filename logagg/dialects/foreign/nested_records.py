@@ -1,7 +1,8 @@
 """Records that other programs nest, with their parts at the top. Pure.
 
 Loguru's serialized record, ECS with nested `log`, journald's JSON, Docker's json-file,
-Rust's tracing, entries of Google Cloud, GELF. Every other record stays as it is.
+Rust's tracing, entries of Google Cloud, GELF, and those of `service_records`. Every other
+record stays as it is.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from logagg.dialects.foreign.service_records import SERVICE_SHAPES
 from logagg.dialects.foreign.time_texts import instant
 from logagg.dialects.plain_text import level_of_text, without_colours
 from logagg.dialects.rendered_events import parse_event
@@ -24,11 +26,16 @@ Record = dict[str, Any]
 
 def flattened(record: Record) -> Record:
     """A record whose level, time, message and logger stand at its top."""
+    if _NAMES.isdisjoint(record):
+        return record
     for name, take_apart in _SHAPES.items():
         if name in record:
             found = take_apart(record)
             if found is not None:
                 return found
+    for name, take_apart in _PARTS.items():
+        if name in record:
+            record = take_apart(record) or record
     return record
 
 
@@ -136,6 +143,8 @@ def _gelf(record: Record) -> Record | None:
     level = found.get("level")
     if type(level) is int and 0 <= level < len(_SYSLOG):
         found["level"] = _SYSLOG[level]
+    for name in [each for each in found if each[:1] == "_" and each[1:] not in found]:
+        found[name[1:] or name] = found.pop(name)
     return found
 
 
@@ -155,5 +164,6 @@ _SHAPES: dict[str, Callable[[Record], Record | None]] = {
     "jsonPayload": _google,
     "textPayload": _google,
     "short_message": _gelf,
-    "instant": _parts_of_time,
 }
+_PARTS = {"instant": _parts_of_time, **SERVICE_SHAPES}
+_NAMES = frozenset((*_SHAPES, *_PARTS))

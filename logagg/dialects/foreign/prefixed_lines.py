@@ -18,6 +18,7 @@ from typing import Any
 
 import orjson
 
+from logagg.dialects.foreign.text_forms import record_of_form
 from logagg.dialects.foreign.time_texts import leading_time
 from logagg.dialects.plain_text import level_of_text, without_colours
 from logagg.dialects.rendered_events import parse_event
@@ -27,15 +28,17 @@ __all__ = ["record_of_text"]
 _ISO = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)"
 _COMPOSE = re.compile(r"(?P<service>[\w.-]+) +\| ")
 _CRI = re.compile(rf"(?P<collected_at>{_ISO}) (?P<stream>stdout|stderr) [FP] ")
-_KUBERNETES = re.compile(rf"(?P<collected_at>{_ISO}) (?=\{{)")
+_KUBERNETES = re.compile(rf"(?P<collected_at>{_ISO}) (?=\{{|\w+=)")
+_POD = re.compile(r"\[pod/(?P<pod>[^/\]]+)/(?P<container>[^\]]+)\] ")
 _SYSLOG = re.compile(
-    r"(?:<\d{1,3}>)?[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d (?P<host>[\w.:-]+) "
-    r"(?P<logger>[\w./-]+)(?:\[(?P<pid>\d{1,10})\])?: "
+    r"(?:<(?P<priority>\d{1,3})>)?[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d "
+    r"(?P<host>[\w.:-]+) (?P<logger>[\w./-]+)(?:\[(?P<pid>\d{1,10})\])?: "
 )
 _SYSLOG_STARTS = frozenset("<JFMASOND")
 _LONGEST_NAME = 80
 _ZAP = re.compile(
     r"(?:(?P<timestamp>[\d:.TZ+-]+)\t)?(?P<level>DEBUG|INFO|WARN|ERROR|DPANIC|PANIC|FATAL)\t"
+    r"(?:(?P<logger>[\w.-]+)\t)?(?:(?P<caller>[\w./@-]+:\d+)\t)?"
     r"(?P<message>.*?)(?:\t(?P<fields>\{.*\}))?"
 )
 _PAIR = re.compile(r'([A-Za-z_][\w.@-]*)=(?:"((?:[^"\\]|\\.)*)"|([^\s"]*))(?:\s+|$)')
@@ -53,13 +56,15 @@ def record_of_text(text: str) -> dict[str, Any]:
     inner = parse_event(plain)
     if inner is None and "=" in plain[:_LONGEST_NAME]:
         inner = _pairs(plain)
-    inner = inner or _columns(plain)
+    inner = inner or _columns(plain) or record_of_form(plain)
     if inner is None:
         inner = _stated(plain)
         if not outer and "timestamp" not in inner and inner["level"] == "info":
             inner["message"] = text  # its colours are no form
     if "pid" in outer:
         outer["pid"] = int(outer["pid"])
+    if "priority" in outer:
+        inner["level"] = level_of_text(f"<{int(outer.pop('priority')) % 8}>")
     return {**outer, **inner}
 
 
@@ -67,6 +72,8 @@ def _prefix(text: str) -> re.Match[str] | None:
     """The prefix that a line has; most have none, which its first bytes show."""
     if text[10:11] == "T" and text[:1].isdigit():
         return _CRI.match(text) or _KUBERNETES.match(text)
+    if text[:5] == "[pod/":
+        return _POD.match(text)
     if "| " in text[:_LONGEST_NAME] and (found := _COMPOSE.match(text)):
         return found
     return _SYSLOG.match(text) if text[:1] in _SYSLOG_STARTS else None
