@@ -107,7 +107,22 @@ def examine(named: str | None, environ: Mapping[str, str]) -> list[Finding]:
                 held = {need.sink for need in needs}
                 urls = [url for url in options.sinks if parse(url).shown not in held]
                 sinks |= dict.fromkeys(urls)
+    findings += _programs(loaded)
     return [*findings, *_variables(environ), *asyncio.run(_probe_all(list(sinks)))]
+
+
+def _programs(loaded: config.Config) -> list[Finding]:
+    """The first mistake in the programs of `logagg up`, or how many there are."""
+    from logagg.cli.programs.program_tables import find_project, read_project  # heavy
+
+    if config.PROGRAMS not in loaded.data:
+        return []
+    what = f"[{config.PROGRAMS}]"
+    try:
+        specs = read_project(find_project("", loaded), loaded, None)
+    except ConfigError as error:
+        return [Finding("bad", what, str(error))]
+    return [Finding("ok", what, f"{len(specs)} program{'s' * (len(specs) != 1)}")]
 
 
 def kind_of(name: str) -> type[msgspec.Struct]:

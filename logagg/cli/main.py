@@ -18,6 +18,7 @@ __all__ = ["main"]
 _COMMANDS = {
     "run": "run:run",
     "up": "programs.up_command:up",
+    "boot": "programs.boot_command:boot",
     "ps": "programs.ps_command:ps",
     "logs": "programs.logs_command:logs",
     "reload": "programs.control_commands:reload",

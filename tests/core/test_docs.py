@@ -33,7 +33,7 @@ SINKS = PRODUCT.parent / "sinks"
 PAGES = {path.stem: path.read_text() for path in (PRODUCT / "docs").glob("*.md")}
 
 PAGE_OF = {
-    "ps": "programs", "restart": "programs", "logs": "tail",
+    "ps": "programs", "boot": "programs", "restart": "programs", "logs": "tail",
     "run": "run", "reload": "run", "scale": "run", "stop": "run", "status": "run",
     "up": "programs",
     "serve": "config", "send": "config", "check": "config", "trust": "config",

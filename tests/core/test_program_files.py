@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from logagg.cli.check import examine
 from logagg.cli.configuration import config
 from logagg.cli.programs.command_words import program_of
 from logagg.cli.programs.procfile import read_env_file, read_procfile
@@ -127,3 +128,13 @@ def test_a_table_has_the_options_of_a_run(tmp_path: Path) -> None:
     assert (two.after, two.options.workers, two.options.max_rss) == (("one",), 3, 10**6)
     assert two.options.env == {"A": "1", "B": "2"}
     assert two.options.directory == os.fspath(tmp_path / "below")
+
+
+def test_check_covers_the_programs(tmp_path: Path) -> None:
+    """The first mistake, or how many there are."""
+    path = tmp_path / "logagg.toml"
+    path.write_text('[programs.web]\ncommand = "sleep 1"\n')
+    assert ("ok", "1 program") in [(f.state, f.detail) for f in examine(str(path), {})]
+    path.write_text('[programs.web]\ncommand = "nosuchcommand"\n')
+    (bad,) = [f for f in examine(str(path), {}) if f.state == "bad"]
+    assert "no such script or command: 'nosuchcommand'" in bad.detail

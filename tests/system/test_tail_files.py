@@ -370,7 +370,7 @@ def test_what_to_stop_at_ends_it_with_its_status(tmp_path: Path) -> None:
         (["-n", "some"], "expected a number, or all"),
         (["--timeout", "soon"], "such as 10s"),
         (["--colour", "never"], "--color"),
-        (["nowhere.log"], "neither a file nor a condition"),
+        (["nowhere.log"], "neither a file, nor a program"),
         (["timeout"], "-g 'timeout'"),
         (["app.log", "-"], "cannot be read together"),
     ],

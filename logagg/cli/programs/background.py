@@ -51,15 +51,18 @@ def default_sink(file: str) -> str:
     return f"file:{log_of(file)}?max_bytes=50MB&backups=5"
 
 
-def begin(file: str, words: Sequence[str]) -> RunState:
+def begin(file: str, words: Sequence[str]) -> RunState | None:
     """Start a project in the background; returns when each program runs or is over.
 
     Args:
         file: The file that names its programs.
         words: The arguments of `logagg up`.
 
+    Returns:
+        Its state; None when all its programs have ended well already.
+
     Raises:
-        StartFailed: It ended at once; the message is its own.
+        StartFailed: It failed at once; the message is its own.
     """
     complaints = Path(log_of(file)).with_suffix(".err")
     with complaints.open("wb") as errors:
@@ -79,7 +82,7 @@ def begin(file: str, words: Sequence[str]) -> RunState:
         time.sleep(INTERVAL)
     text = complaints.read_text("utf-8", "replace").strip().removeprefix("logagg: ")
     if process.returncode == 0:
-        raise StartFailed(f"all programs have ended at once; {log_of(file)} has more")
+        return None
     raise StartFailed(text or f"it ended with status {process.returncode}")
 
 

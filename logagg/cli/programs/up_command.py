@@ -147,7 +147,7 @@ def _detach(
     """Start the project in the background and show it.
 
     Raises:
-        StartFailed: It ended at once.
+        StartFailed: It failed at once.
     """
     words = ["--file", plan.file]
     words += ["--config", named] if named else []
@@ -162,6 +162,9 @@ def _detach(
     words += ["--level", options.level] if options.level else []
     words += ["--metrics", options.metrics] if options.metrics else []
     found = background.begin(plan.file, [*words, *programs])
+    if found is None:
+        say("all programs have ended; their log: logagg logs")
+        return
     rows = [program for _, program in measured([found])]
     show(*project_parts(found, rows))
     if any(row["state"] == "failed" for row in rows):

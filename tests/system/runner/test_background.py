@@ -218,6 +218,9 @@ def test_what_fails_at_once_is_said_at_once(project: Project) -> None:
     assert "failed" in shown
     assert "running" in shown
     project.call("stop")
+    project.write("Procfile", "one: true\n")
+    assert "ended" in project.call("up", "-d")
+    project.tools.until(lambda: project.programs() == {})
     project.write("Procfile", "bad: python nosuch.py\n")
     assert "no such script: 'nosuch.py'" in project.call("up", "-d", status=2)
 
