@@ -90,7 +90,7 @@ def test_a_sink_of_another_package_needs_consent(
 
 
 def test_of_each_path_option_it_is_known_what_it_does() -> None:
-    """Those that ask write or listen there; the others only read, for the user's eyes."""
+    """Those that ask write, listen or start there; the others only read, for the user's eyes."""
     asking, reading = set(), set()
     commands = {*config.TABLES, *(n for names in config.COMMON.values() for n in names)}
     for name in commands:
@@ -103,7 +103,7 @@ def test_of_each_path_option_it_is_known_what_it_does() -> None:
 
     assert asking == {
         ("serve", "socket"), ("send", "file"), ("tail", "cursor_file"), ("tail", "raw"),
-        ("query", "parquet"),
+        ("query", "parquet"), ("up", "file"),
     }  # fmt: skip
     assert reading == {
         ("run", "watch"), ("reload", "socket"), ("status", "socket"), ("tail", "socket"),

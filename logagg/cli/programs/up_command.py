@@ -49,7 +49,12 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Options of `logagg up`."""
 
     file: Annotated[
-        FilePath, Option("The Procfile or logagg.toml with the programs.", "-f")
+        FilePath,
+        Option(
+            "The Procfile or logagg.toml with the programs.",
+            "-f",
+            asks="start the programs of {}",
+        ),
     ] = ""
     formation: Annotated[
         dict[str, int],
