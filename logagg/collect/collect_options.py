@@ -92,7 +92,10 @@ def read_source(text: str) -> tuple[NatsAddress, SourceOptions]:
     Raises:
         ConfigError: It is not one, or an option is wrong.
     """
-    url = parse(text)
+    try:
+        url = parse(text)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("sink", "source", 1)) from None
     what = f"source {url.shown}"
     if url.scheme not in SCHEMES:
         raise ConfigError(f"{what}: expected nats://HOST[:PORT][,HOST…]/STREAM")

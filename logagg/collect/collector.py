@@ -106,7 +106,7 @@ class FleetCollector:
         self._offered: deque[tuple[int, list[int]]] = deque()  # batches, their messages
         self._suspect_until = 0
         self._suspects = 0  # messages held that a predecessor may have written
-        self._recalled = b"~"
+        self._oldest = self._recalled = b"~"  # of their lines; before all: none
 
     def stop(self) -> None:
         """End in good order."""
@@ -262,11 +262,19 @@ class FleetCollector:
         if not lines:
             self._done.add(stored.number)
             return
-        self._suspects += stored.number <= self._suspect_until
+        if stored.number <= self._suspect_until:
+            self._suspects += 1
+            self._oldest = min(self._oldest, key_of(min(lines)))
         self._merge.add(message.spool, stored.number, lines, stored.stored_ns)
 
     async def _offer(self, *, final: bool = False) -> None:
         """Release lines, and offer them to the sinks."""
+        if self._oldest < self._recalled:
+            self._recalled = self._oldest
+            await self._fanout.recall(self._oldest)
+            runners = self._fanout.runners.values()
+            ids = (each for runner in runners for each in runner.known.ids)
+            self._merge.resume_after(key_of(max(ids, default=b"")))
         await self._hold_lease()
         lines, messages = self._merge.release(self._reader.now_ns, final=final)
         if not lines:
@@ -274,11 +282,6 @@ class FleetCollector:
         suspects: frozenset[bytes] = frozenset()
         if self._suspects:
             suspects = frozenset(map(record_id, lines))
-            oldest = key_of(min(lines))
-            if oldest < self._recalled:
-                await self._fanout.recall(oldest)
-                self._recalled = oldest
-                await self._hold_lease()
             self._suspects -= sum(one <= self._suspect_until for one in messages)
         elif self._fanout.knows_written and self._reader.after > self._suspect_until:
             self._fanout.forget_written()

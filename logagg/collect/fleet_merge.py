@@ -14,7 +14,8 @@ with the clock while nothing more waits to be read. So a backlog is merged as it
 have been when it came, and a silence of the stream itself makes no spool a silent one.
 
 A line that comes after younger ones were released is released at once and marked as
-late. When more than `most_bytes` are held, silent spools are not waited for.
+late, in front of `received`, which ends every line. When more than `most_bytes` are held,
+silent spools are not waited for.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from collections import deque
 from itertools import accumulate
 from operator import itemgetter
 
-from logagg.core.line import KEY_END, key_of, sort_key
+from logagg.core.line import KEY_END, key_of, received_suffix, sort_key
 from logagg.core.merge import LATE_MARK
 
 __all__ = ["FleetMerge"]
 
 _KEY = itemgetter(slice(0, KEY_END))
+_MARK = b',"received":"'
+_RECEIVED = 2 - len(received_suffix(0))  # where that field begins, from the end
 _AFTER = b"\xff"  # sorts after every line of the key before it
 
 
@@ -119,6 +122,10 @@ class FleetMerge:
         source.heard_ns = stored_ns
         self.size_bytes += sum(map(len, lines))
 
+    def resume_after(self, key: bytes) -> None:
+        """Regard lines up to a key as released: a predecessor has written one of it."""
+        self._released = max(self._released, key)
+
     def add_own(self, line: bytes) -> None:
         """Take a line of the collector itself, stamped now."""
         held = _Held(0, [line], self._own.last)
@@ -163,7 +170,8 @@ class FleetMerge:
             if line[:KEY_END] < self._released:
                 self.late += 1
                 if LATE_MARK not in line:
-                    lines[place] = line + LATE_MARK
+                    end = _RECEIVED if line[_RECEIVED:].startswith(_MARK) else len(line)
+                    lines[place] = line[:end] + LATE_MARK + line[end:]
 
     def _watermark(self, now_ns: int) -> bytes:
         oldest = sort_key(now_ns - self._delay_ns)

@@ -10,7 +10,7 @@ from logagg.collect.fleet_merge import FleetMerge
 from logagg.collect.record_numbers import RecordNumbers
 from logagg.fleet.message import StreamMessage
 from logagg.testing import make_line
-from logagg.wireformat import key_ns, load_line
+from logagg.wireformat import key_ns, load_line, received_suffix
 
 BASE = key_ns(make_line(0))
 MS = 1_000_000
@@ -22,7 +22,8 @@ def merge(most: int = 1 << 30) -> FleetMerge:
 
 
 def lines(*times: int, worker: str = "a") -> list[bytes]:
-    return [make_line(each, worker=worker) for each in times]
+    end = received_suffix(BASE)[:-2]
+    return [make_line(each, worker=worker) + end for each in times]
 
 
 def times(found: list[bytes]) -> list[int]:
@@ -64,11 +65,12 @@ def test_a_line_after_younger_ones_is_released_at_once_and_marked() -> None:
     assert times(found) == [50, 150]
     marks = [(load_line(line + b"}") or {}).get("late") for line in found]
     assert (marks, subject.late) == ([True, None], 1)
+    assert all(line.endswith(received_suffix(BASE)[:-2]) for line in found)
 
 
 def test_held_bytes_are_bounded() -> None:
     """Beyond the bound silent hosts are not waited for; beyond twice that, nothing is."""
-    subject = merge(most=300)
+    subject = merge(most=600)
     subject.add("one", 1, lines(1), BASE)
     subject.add("two", 2, lines(5, 6, worker="b"), BASE)
     assert times(subject.release(BASE + 500 * MS)[0]) == [1, 5, 6]
@@ -90,6 +92,7 @@ def test_the_order_of_a_host_stays_and_nothing_is_lost(seed: int) -> None:
         clock += random.randint(0, 300)
         batch = [
             make_line(max(0, clock - random.choice((0, 0, 0, 400))), worker=name, n=n)
+            + received_suffix(BASE)[:-2]
             for n in range(len(sent[name]), len(sent[name]) + random.randint(1, 5))
         ]
         sent[name] += batch

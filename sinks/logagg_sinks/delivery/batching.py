@@ -183,7 +183,9 @@ def _with_fewer_fields(record: dict[str, Any], most: int) -> bytes:
             room -= sizes[key]
         if key in _KEPT or room >= 0:
             kept[key] = value
-    return orjson.dumps(kept | {"truncated_fields": len(record) - len(kept)})
+    left_out = {"truncated_fields": len(record) - len(kept)}
+    received = {"received": kept.pop("received")} if "received" in kept else {}
+    return orjson.dumps(kept | left_out | received)  # which ends every line
 
 
 _KEPT = frozenset({"timestamp", "level", "worker", "seq", "received", "pid"})
