@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import json
 import os
+import random
 import resource
 import signal
 import socket
@@ -27,6 +28,15 @@ from logagg.platform import packets, system
 
 MOST_LATE = 10
 """How many records of a test may be late. None is on a quiet machine."""
+
+SUITE_SEED = 20_261_130
+"""What is drawn by it is the same in each run of the suite."""
+
+
+def fault_seed(seconds: float | None) -> int:
+    """The seed of random faults: `SUITE_SEED`, or another one where a length is asked."""
+    return random.randrange(2**32) if seconds else SUITE_SEED
+
 
 PREAMBLE = """\
 import logging, os, signal, sys, time

@@ -52,8 +52,10 @@ def test_without_a_shell_a_consumer_starts_all_the_same(tmp_path: Path) -> None:
 @in_jail
 @pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="no place is left")
 def test_with_no_usual_place_to_write_the_socket_goes_elsewhere(tmp_path: Path) -> None:
-    """Neither /tmp nor /var/tmp nor a home: what is left is used."""
-    mounts = [small_disk("/mnt"), read_only("/tmp"), read_only("/var/tmp")]
+    """Read-only are the root, /tmp and /var/tmp, and no home: what is left is used."""
+    read_only_root = "mount -o remount,bind,ro /"
+    places = [read_only("/tmp"), read_only("/var/tmp")]
+    mounts = [small_disk("/mnt"), read_only_root, *places]
     command = [
         "env",
         "HOME=/nowhere",

@@ -92,6 +92,75 @@ def test_suspended_consumers_hold_up_all_closes_together_once(tmp_path: Path) ->
     settled(60)
 
 
+MEANWHILE = (
+    PREAMBLE
+    + """\
+import logging.config, threading
+path = sys.argv[1]
+config = {"version": 1, "disable_existing_loggers": False,
+          "handlers": {"f": {"class": "logagg.Handler", "filename": path}},
+          "loggers": {"app": {"handlers": ["f"], "level": "INFO"}}}
+logging.config.dictConfig(config)
+log, numbers = logging.getLogger("app"), iter(range(1000))
+handler = log.handlers[0]
+
+def record():
+    log.info("m", extra={"who": "a", "n": next(numbers)})
+
+def place(thread):
+    frame = sys._current_frames().get(thread.ident)
+    return frame and "logagg" in frame.f_code.co_filename and (id(frame), frame.f_lasti)
+
+record()
+assert handler.flush(60)
+print("ready", flush=True)
+sys.stdin.readline()
+record()
+thread = threading.Thread(target=lambda: eval(sys.argv[2]))
+thread.start()
+before = None
+while thread.is_alive():
+    if (now := place(thread)) and now == before:
+        break  # it waits
+    before = now
+    time.sleep(0.02)
+for _ in range(5):
+    record()
+print(thread.is_alive(), flush=True)
+sys.stdin.readline()
+thread.join()
+record()
+"""
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "work",
+    [
+        "handler.flush(90)",
+        "handler.close()",
+        "logging.shutdown()",
+        "logging.config.dictConfig(config)",
+    ],
+)
+def test_no_log_call_waits_for_another_thread_that_does(
+    tmp_path: Path, work: str
+) -> None:
+    """For a consumer that does not answer: the thread still waits after the log calls."""
+    path = tmp_path / "app.log"
+    with running(MEANWHILE, path, work, stdin=-1) as program:
+        assert program.stdout.readline() == "ready\n"
+        with support.stopped(support.consumer()):
+            program.stdin.write("go\n")
+            program.stdin.flush()
+            assert program.stdout.readline() == "True\n"
+        program.communicate("go\n", timeout=90)
+        assert program.returncode == 0
+    settled()
+    support.assert_complete(records(path), {"a": 8})
+
+
 LEFT = (
     PREAMBLE
     + """\

@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import orjson
 import pytest
 import support
 from serving import serving
@@ -200,3 +205,75 @@ for n in range(2):
         assert serve.stop() == 0
 
     assert lines_of(tmp_path / "own.log", "own") == [0, 1]
+
+
+class SlowTarget(ThreadingHTTPServer):
+    """A network target that answers no request before it may.
+
+    Attributes:
+        seen: The key and the body of each request, as they came.
+    """
+
+    def __init__(self) -> None:
+        self.may_answer = threading.Event()
+        self.seen: list[tuple[str, bytes]] = []
+        super().__init__(("127.0.0.1", 0), SlowAnswer)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def numbers(self, who: str) -> list[int]:
+        """What a sender's records had, each request once."""
+        bodies = dict(self.seen).values()
+        lines = [line for body in bodies for line in body.splitlines()]
+        return [n["n"] for n in map(orjson.loads, lines) if n.get("who") == who]
+
+
+class SlowAnswer(BaseHTTPRequestHandler):
+    """One request."""
+
+    server: SlowTarget
+
+    def do_POST(self) -> None:
+        """Note it, and answer later."""
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.seen.append((self.headers["Idempotency-Key"], body))
+        self.server.may_answer.wait(90)
+        with suppress(OSError):  # the client has given it up
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        """No word."""
+
+
+def test_a_network_sink_that_comes_back_repeats_nothing_but_a_request(
+    tmp_path: Path,
+) -> None:
+    """Taken out and put back while the target is slow: that one request comes again.
+
+    It is the same, by its key and to the byte, so the target can leave it out.
+    """
+    target = SlowTarget()
+    address = f"http://127.0.0.1:{target.server_port}/in"
+    url = f"{address}?batch_age=10ms&compress=none&grace=0.2s"
+    configure(tmp_path, "file:app.log", url)
+    with serving(tmp_path, "--config", str(tmp_path / "logagg.toml")) as serve:
+        serve.logs("a", 100)
+        support.wait_until(lambda: target.seen, what="a request")
+        for sinks in (["file:app.log"], ["file:app.log", url]):
+            configure(tmp_path, *sinks)
+            assert serve.run("reload").returncode == 0
+        support.wait_until(lambda: len(target.seen) > 1, what="the request again")
+        target.may_answer.set()
+        serve.logs("b", 100)
+        support.wait_until(lambda: len(target.numbers("b")) >= 100, what="the rest")
+        assert serve.stop() == 0
+    target.shutdown()
+    target.server_close()
+
+    keys = [key for key, _ in target.seen]
+    assert keys[0] == keys[1]
+    assert len(set(target.seen)) == len(set(keys)) == len(keys) - 1
+    assert sorted(target.numbers("a")) == list(range(100))
+    assert sorted(target.numbers("b")) == list(range(100))
+    assert lines_of(tmp_path / "app.log", "b") == list(range(100))

@@ -47,9 +47,6 @@ from logagg.ipc.paths import ALLOW_USERS
 NOBODY = 65534
 SCENES = ("handlers", "alone", "run", "both", "starters", "dropped", "closes")
 
-SUITE_SEED = 20_261_130
-"""Without `--soak` the same faults are drawn each time."""
-
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not faults.possible(), reason="no compiler for the faults"),
@@ -525,7 +522,7 @@ def play(made: Round, length: float, totals: collections.Counter[str]) -> list[s
 def test_random_faults_lose_nothing(request: Any, tmp_path: Path) -> None:
     """See above; the seed is printed, and another one each time with `--soak`."""
     seconds = request.config.getoption("--soak")
-    seed = random.randrange(2**32) if seconds else SUITE_SEED
+    seed = support.fault_seed(seconds)
     seconds = seconds or 45.0
     print(f"faults for {seconds} s with seed {seed}")
     chance = random.Random(seed)

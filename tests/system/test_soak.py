@@ -18,8 +18,8 @@ from logagg.ipc.consumer_client import status
 @pytest.mark.timeout(86_400)
 def test_random_kills_and_stops_lose_nothing(tmp_path, request):
     """Consumer and workers are killed and suspended at random; the judge is content."""
-    seconds = request.config.getoption("--soak") or 120.0
-    seed = random.randrange(2**32)
+    asked = request.config.getoption("--soak")
+    seconds, seed = asked or 120.0, support.fault_seed(asked)
     print(f"soak of {seconds} s with seed {seed}")
     chance = random.Random(seed)
     path = tmp_path / "app.log"

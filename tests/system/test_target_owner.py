@@ -5,11 +5,14 @@ import json
 import os
 import signal
 import subprocess
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import support
-from serving import LOGAGG
+from harness.jail import jailed, possible
+from serving import LOGAGG, serving
 from support import (
     assert_complete,
     assert_ordered,
@@ -59,15 +62,20 @@ def written(path: Path, who: str, number: int):
     return lambda: path.exists() and text in path.read_bytes()
 
 
+@contextmanager
 def run(*words, **options):
-    """Start `logagg run`."""
-    return subprocess.Popen(
+    """Start `logagg run`; whatever happens, it has ended afterwards."""
+    with subprocess.Popen(
         [*LOGAGG, "run", "-w", "1", *map(str, words)],
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         **options,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
 
 
 @pytest.fixture
@@ -133,6 +141,64 @@ def test_a_second_writer_with_a_configuration_is_refused_with_one_line(
     assert max(each.stat().st_size for each in pieces) <= 20_000
     assert_complete(sent(*pieces), {"a": 3000})
     assert_ordered(support.lines(*pieces))
+
+
+@pytest.mark.slow
+def test_a_reload_takes_no_file_that_another_consumer_writes(tmp_path, program):
+    """It is refused with the owner's name; the owner's rotated files stay as they are."""
+    path, go, folder = tmp_path / "app.log", tmp_path / "go", tmp_path / "other"
+    folder.mkdir()
+    config = folder / "service.toml"
+    config.write_text('sinks = ["file:mine.log"]\n')
+    sink = f"file:{path}?max_bytes=20KB&backups=500"
+    with run("--sink", sink, program, "--", "", "a", 3000, 0, go) as first:
+        wait_until(written(path, "a", 1500), what="half of the records")
+        with serving(folder, "--config", str(config)) as serve:
+            serve.logs("b", 100)
+            other = f"file:{path}?max_bytes=1KB&backups=1"
+            config.write_text(f'sinks = ["file:mine.log", "{other}"]\n')
+            done = serve.run("reload")
+            assert done.returncode == 2
+            (line,) = done.stderr.splitlines()
+            assert f"by the consumer with pid {owner(path)['pid']}" in line
+            serve.logs("c", 100)
+            assert serve.stop() == 0
+        go.touch()
+        assert first.wait(60) == 0, first.stderr.read()
+    settled()
+    assert_complete(sent(*support.rotated(path)), {"a": 3000})
+    assert_complete(sent(folder / "mine.log"), {"b": 100, "c": 100})
+
+
+TWO_NAMES = (
+    support.PREAMBLE
+    + """\
+logs = []
+for name, path in (("a", sys.argv[1]), ("b", sys.argv[2])):
+    logs.append(logging.getLogger(name))
+    logs[-1].addHandler(logagg.Handler(path))
+for n in range(2000):
+    for log in logs:
+        log.warning("m", extra={"who": log.name, "n": n})
+"""
+)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not possible(), reason="nobody may mount in a namespace")
+def test_a_file_that_is_mounted_under_two_names_has_one_writer(tmp_path):
+    """As containers share a file of their host: the second consumer spools meanwhile."""
+    names = [tmp_path / each / "app.log" for each in ("one", "two")]
+    for each in names:
+        each.parent.mkdir()
+        each.touch(0o640)
+    command = [sys.executable, "-c", TWO_NAMES, *map(str, names)]
+    finish(jailed(command, f"mount --bind {names[0]} {names[1]}"))
+    wait_until(have(names[0], 4000), what="the records")
+    settled()
+    assert_complete(sent(names[0]), {"a": 2000, "b": 2000})
+    assert "another process writes" in events("sink_error", names[0])[0]["message"]
+    assert names[1].read_bytes() == b""
 
 
 @pytest.mark.slow

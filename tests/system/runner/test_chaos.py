@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import support
 
 SERVERS = {
     "uvicorn": ["--policy", "kernel", "-m", "uvicorn", "web:app"],
@@ -420,8 +421,8 @@ def test_nothing_is_lost_whatever_happens(
 ) -> None:
     """See above; the seed is printed."""
     began = time.monotonic()
-    seconds = (request.config.getoption("--chaos") or 60.0) / len(SERVERS)
-    seed = random.randrange(2**32)
+    asked = request.config.getoption("--chaos")
+    seconds, seed = (asked or 60.0) / len(SERVERS), support.fault_seed(asked)
     print(f"{server}: {seconds} s with seed {seed}")
     chance = random.Random(seed)
     port = tools.free_port()

@@ -337,14 +337,20 @@ def test_reuseport_gives_each_worker_its_own_socket(web: Any, tools: Any) -> Non
 
 @pytest.mark.parametrize(
     ("policy", "server"),
-    [("rr", "gevent"), ("kernel", "gevent"), ("reuseport", "http")],
+    [
+        ("rr", "gevent"),
+        ("kernel", "gevent"),
+        ("rr", "gunicorn"),
+        ("reuseport", "http"),
+    ],
 )
 def test_ports_that_the_program_binds_are_shared(
     run: Any, tools: Any, policy: str, server: str
 ) -> None:
-    """Without `--bind`: sockets of gevent, and sockets of each worker's own."""
-    pytest.importorskip("gevent" if server == "gevent" else "http.server")
+    """Without `--bind`: sockets of gevent, also gunicorn's, and each worker's own."""
+    pytest.importorskip("http.server" if server == "http" else "gevent")
     port = tools.free_port()
+    run.write("wsgi.py", WSGI)
     run.write(
         "gevent.app.py",
         f"""
@@ -370,15 +376,19 @@ def test_ports_that_the_program_binds_are_shared(
         HTTPServer(("127.0.0.1", {port}), Handler).serve_forever()
         """,
     )
-    run.start("-w", 2, "--policy", policy, f"{server}.app.py")
+    words = [f"{server}.app.py"]
+    if server == "gunicorn":
+        address = f"127.0.0.1:{port}"
+        words = ["gunicorn", "wsgi:app", "-k", "gevent", *SOON, "--bind", address]
+    run.start("-w", 2, "--policy", policy, *words)
     run.until_ready(2)
-    answers = {tools.get(port, timeout=60) for _ in range(60)}
+    answers = {tools.get(port, timeout=60).split()[0] for _ in range(60)}
     assert answers <= {"1", "2"}
     assert len(answers) == 2 or policy == "kernel"  # there the kernel may choose one
     assert run.stop() == -signal.SIGTERM
 
 
-@pytest.mark.parametrize("seen", ["by the loop", "by silence"])
+@pytest.mark.parametrize("seen", ["by the loop", "by silence", "with its descriptor"])
 def test_uvloop_is_never_a_silent_hang(web: Any, tools: Any, seen: str) -> None:
     """rr with uvloop: one line that names it, and the server answers all the same."""
     pytest.importorskip("uvloop")
@@ -386,6 +396,8 @@ def test_uvloop_is_never_a_silent_hang(web: Any, tools: Any, seen: str) -> None:
     bind = ["--bind", f"127.0.0.1:{port}", "--policy", "rr"]
     if seen == "by the loop":
         words = ["-m", "uvicorn", "web:app", "--loop", "uvloop", "--port", str(port)]
+    elif seen == "with its descriptor":
+        words = ["-m", "uvicorn", "web:app", "--loop", "uvloop", "--fd", "{fd}"]
     else:
         web.write(
             "app.py",
@@ -415,6 +427,7 @@ def test_uvloop_is_never_a_silent_hang(web: Any, tools: Any, seen: str) -> None:
     tools.until(answers, what="an answer")
     assert all(answers() for _ in range(10))
     tools.until(lambda: [m for m in web.messages() if "uvloop" in m and "kernel" in m])
+    assert web.status()["listeners"][0]["policy"] == "kernel"
     assert web.stop() == -signal.SIGTERM
 
 

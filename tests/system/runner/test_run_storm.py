@@ -150,7 +150,7 @@ def test_a_storm_of_signals_ends_as_if_it_were_one(
     seconds = (request.config.getoption("--chaos") or 0.0) / 2
     began = time.monotonic()
     while True:
-        seed = random.randrange(2**32)
+        seed = support.fault_seed(seconds)
         print(f"{program}: seed {seed}")
         _one_storm(run, tools, words, random.Random(seed))
         if time.monotonic() - began >= seconds:
