@@ -213,11 +213,13 @@ class FleetCollector:
         """Wait while another collector might have taken over.
 
         Raises:
-            LeaseLostError: One has.
+            LeaseLostError: One has; or `stop` was called, and nothing may be written.
         """
         while not self._lease.held or self._lost is not None:
             if self._lost is not None:
                 raise self._lost
+            if self._stop.is_set():
+                raise LeaseLostError("the lease cannot be renewed: servers are away")
             await asyncio.sleep(_BLOCKED_WAIT)
 
     # ---- the loop -----------------------------------------------------------------

@@ -213,6 +213,20 @@ def test_a_server_killed_under_load_costs_no_record(world: World) -> None:
     world.judge()
 
 
+def test_a_collector_ends_while_its_servers_are_away(world: World) -> None:
+    async def work() -> None:
+        await add_stream(world.server.url)
+        collector = world.collect()
+        await until(lambda: "collecting" in world.said())
+        world.server.kill()
+        await asyncio.sleep(2)  # the time of the lease
+        collector.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(collector.wait, 30) == 1
+
+    run(work())
+    assert "servers are away" in world.said()
+
+
 def test_a_standby_takes_over_from_a_killed_collector(world: World) -> None:
     async def work() -> None:
         await add_stream(world.server.url)
