@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import click
 
-from logagg.platform.terminal_text import visible
+from logagg.cli.command import say
 
 __all__ = ["in_one_line"]
 
@@ -34,9 +34,9 @@ _SYNONYMS = {
 class _OneLine(click.UsageError):
     """A usage error that shows itself in one line."""
 
-    def show(self, file: IO[Any] | None = None) -> None:
-        """Print it."""
-        click.echo(f"logagg: {visible(self.message)}", file=file, err=file is None)
+    def show(self, file: IO[Any] | None = None) -> None:  # noqa: ARG002
+        """Print it on stderr."""
+        say(f"logagg: {self.message}", err=True)
 
 
 @contextlib.contextmanager

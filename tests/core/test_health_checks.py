@@ -37,7 +37,7 @@ def test_a_pause_of_the_supervisor_is_no_silence_of_workers(
             worker.unanswered, worker.last_pong = None, worker.last_ping
 
     worker = SimpleNamespace(
-        id=1, slot=1, pid=2, state=WorkerState.READY, channel=1, max_age=0, last_pong=0.0,
+        id=1, slot=1, name="1", pid=2, state=WorkerState.READY, channel=1, max_age=0, last_pong=0.0,
         is_reachable=True, last_ping=0.0, unanswered=None, signal=signals.append,
         peer=SimpleNamespace(send=send),
     )  # fmt: skip

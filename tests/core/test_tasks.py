@@ -23,6 +23,7 @@ class Worker:
 
     def __init__(self, slot: int) -> None:
         self.slot = self.pid = slot
+        self.name = str(slot)
         self.asked: list[AwaitableFuture[Any]] = []
         self.sent: list[dict[str, Any]] = []
         self.exit: Exit | None = None
