@@ -7,6 +7,7 @@ import sys
 import textwrap
 import urllib.request
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -258,21 +259,28 @@ def _get(port: int, path: str) -> None:
     support.wait_until(answered, what="an answer of the server")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", SERVERS)
-def test_a_server_with_a_dictionary(tmp_path: Path, case: str) -> None:
-    """Its own, its access log's and the application's records arrive once."""
-    server, application, configuration, line = SERVERS[case]
-    (tmp_path / "app.py").write_text(textwrap.dedent(application))
+def _server(folder: Path, case: str) -> tuple[Program, int]:
+    """A server's program, not started yet, and its port."""
+    _, application, configuration, line = SERVERS[case]
+    (folder / "app.py").write_text(textwrap.dedent(application))
     text = configuration.replace("SERVER", repr(line.split()[0]))
-    (tmp_path / "conf.py").write_text(textwrap.dedent(text))
-    support.finish([sys.executable, "conf.py"], cwd=tmp_path)
+    (folder / "conf.py").write_text(textwrap.dedent(text))
+    support.finish([sys.executable, "conf.py"], cwd=folder)
     port = free_port()
     command = ["-m", *line.replace("PORT", str(port)).split()]
     if case.endswith("run"):
         command = [*LOGAGG[1:], "run", "-w", "1", "--sink", "file:app.log", *command]
     variables = {} if case.endswith("run") else {"HANDLER": "yes"}
-    with Program(tmp_path, [sys.executable, *command], **variables) as program:
+    return Program(folder, [sys.executable, *command], **variables), port
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", SERVERS)
+def test_a_server_with_a_dictionary(tmp_path: Path, case: str) -> None:
+    """Its own, its access log's and the application's records arrive once."""
+    server = SERVERS[case][0]
+    made, port = _server(tmp_path, case)
+    with made as program:
         _get(port, "/broken?a=b")
         _get(port, "/fine?a=b")
         program.until_message("/fine")
@@ -288,3 +296,59 @@ def test_a_server_with_a_dictionary(tmp_path: Path, case: str) -> None:
     broken = [each for each in found if "exception" in each]
     assert [each["exception"]["type"] for each in broken] == ["ValueError"], found
     assert "paid" not in (tmp_path / "output").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(
+    "case",
+    [
+        "gunicorn",
+        "gunicorn, root alone, run",
+        "uvicorn",
+        "hypercorn, run",
+        "granian, run",
+    ],
+)
+def test_a_server_under_load(tmp_path: Path, case: str) -> None:
+    """Each of 1,000 requests from eight clients at once is in the log once, whole."""
+    made, port = _server(tmp_path, case)
+    with made as program:
+        _get(port, "/first")
+        paths = [f"/{n}" for n in range(1000)]
+        with ThreadPoolExecutor(8) as clients:
+            list(clients.map(lambda path: _get(port, path), paths))
+        program.until(
+            lambda found: sum(each.get("status") == 200 for each in found) > len(paths),
+            "an access record for each request",
+        )
+    found = records(tmp_path)
+    counted = Counter(each["path"] for each in found if each.get("status") == 200)
+    assert counted == Counter(["/first", *paths])
+    paid = [each for each in found if each["logger"] == "shop.pay"]
+    assert len(paid) == len(paths) + 1
+    assert {(each["level"], each["order"]) for each in paid} == {("warning", 7)}
+    assert len({(each["worker"], each["seq"]) for each in found}) == len(found)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("way", ["handler", "run"])
+def test_celery_under_load(tmp_path: Path, way: str) -> None:
+    """Each of 300 tasks in four processes has its records once, with its identifier."""
+    _shop(tmp_path)
+    path = os.pathsep.join((str(tmp_path), os.environ["PYTHONPATH"]))
+    variables = {"WAY": "client", "HIJACK": "True", "PYTHONPATH": path}
+    code = "import shop; print(*(shop.job.delay(n).id for n in range(10, 310)))"
+    sent = support.python(
+        code, cwd=tmp_path, env={**os.environ, **variables}
+    ).stdout.split()
+    with _celery(tmp_path, way, "worker -l INFO -c 4 -P prefork") as program:
+        program.until(lambda found: sum(map(_ends_task, found)) == 300, "300 ends")
+    found = records(tmp_path)
+    for logger, level in (("shop.pay", "warning"), ("shop", "info")):
+        mine = [each for each in found if each["logger"] == logger]
+        assert sorted(each["task_id"] for each in mine) == sorted(sent)
+        assert {each["level"] for each in mine} == {level}
+    orders = {each["task_id"]: each.get("order") for each in found if "order" in each}
+    assert orders == {task: n for n, task in enumerate(sent, 10)}
