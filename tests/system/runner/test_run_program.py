@@ -100,7 +100,8 @@ def test_logging_needs_no_code_in_the_program(run: Any) -> None:
         "app.py",
         """
         import logging
-        logging.debug("no"); logging.getLogger("a.b").info("yes", extra={"n": 1})
+        logging.getLogger().debug("no")
+        logging.getLogger("a.b").info("yes", extra={"n": 1})
         logging.basicConfig(level="DEBUG")
         logging.debug("now")
         """,
