@@ -29,6 +29,10 @@ sys.path[:0] = [str(HERE), str(HERE / "system")]
 
 import support  # noqa: E402 - the tests are no package: see the line above
 
+collect_ignore = []
+if importlib.util.find_spec("duckdb") is None:  # an extra
+    collect_ignore = ["core/test_query.py", "system/test_query_command.py"]
+
 GRACE = 20.0
 KEPT = ("LOGAGG_PORTABLE", "LOGAGG_PURE")  # the form that is tested
 

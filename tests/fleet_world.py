@@ -12,10 +12,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import nats
 import pytest
 
 from logagg.fleet.message import StreamMessage, decode
+
+nats = pytest.importorskip("nats")
 
 DEADLINE = 30.0
 PROGRAM = shutil.which("nats-server", path=str(Path(sys.executable).parent))

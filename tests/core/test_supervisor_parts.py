@@ -193,9 +193,9 @@ def test_a_command_beside_the_interpreter_is_found(
 ) -> None:
     """An environment that is not activated has its commands off the PATH."""
     monkeypatch.setenv("PATH", "/nowhere")
-    path = os.path.join(os.path.dirname(sys.executable), "gunicorn")
+    path = os.path.join(os.path.dirname(sys.executable), "pytest")
 
-    found = Program.of(("gunicorn", "app:app"))
+    found = Program.of(("pytest", "app:app"))
 
     assert (found.kind, found.argv) == ("script", (path, "app:app"))
     with pytest.raises(ConfigError, match="no such script or command: 'absent'"):
