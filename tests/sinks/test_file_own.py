@@ -411,6 +411,7 @@ def test_killed_at_any_step_it_loses_nothing_and_finishes_later(tmp_path, step):
         assert plain == ["app.log"]
 
 
+@pytest.mark.slow
 def test_a_day_that_the_journal_refuses_begins_later(tmp_path, monkeypatch):
     """The files of the day before are written on; else the date could go back."""
     monkeypatch.setattr(log_file, "RETRY_INTERVAL", 0.0)

@@ -91,6 +91,7 @@ def test_messages_have_headers_that_number_the_records(
     run(work())
 
 
+@pytest.mark.slow
 def test_a_server_killed_under_load_loses_nothing_and_repeats_nothing(
     server: NatsServer, tmp_path: Path
 ) -> None:
@@ -166,6 +167,7 @@ def test_a_full_stream_is_waited_for(server: NatsServer, tmp_path: Path) -> None
     run(work())
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_at_the_start_is_waited_for(
     server: NatsServer, tmp_path: Path
 ) -> None:

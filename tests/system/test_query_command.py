@@ -16,6 +16,8 @@ import orjson
 import pytest
 from support import wait_until
 
+pytestmark = pytest.mark.slow  # each starts programs
+
 RUN = "from logagg.cli.main import main; main()"
 RECORDS = [
     {

@@ -18,6 +18,8 @@ import pytest
 import support
 from serving import LOGAGG
 
+pytestmark = pytest.mark.slow  # each starts programs
+
 SECRET = "hunter2-of-this-user"
 
 

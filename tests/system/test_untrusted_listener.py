@@ -100,6 +100,7 @@ def test_a_worker_sends_nothing_to_a_stranger(shared: Path) -> None:
         assert received(other) == ""
 
 
+@pytest.mark.slow
 @root
 def test_a_user_that_is_named_is_trusted(shared: Path) -> None:
     """With LOGAGG_TRUST_USERS the hello goes out, with its descriptors."""

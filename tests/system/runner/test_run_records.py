@@ -743,6 +743,7 @@ HOOKS = {
 """By name: what sets a hook, what fails, the record's logger, the text that remains."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
