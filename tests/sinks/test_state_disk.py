@@ -27,7 +27,8 @@ def test_a_sink_that_cannot_open_now_is_tried_again(target, tools, tmp_path):
         (found,) = fanout.statistics()
         assert "cannot read the secret in" in found["error"]
         assert fanout.failing
-        secret.write_text("let-me-in")
+        (tmp_path / "new").write_text("let-me-in")
+        (tmp_path / "new").rename(secret)  # it is whole at once
         await tools.until(lambda: len(target.seqs) == 5)
         await tools.until(lambda: not fanout.statistics()[0]["error"])
         assert await fanout.close(5.0) == 0
