@@ -27,10 +27,8 @@ class CollectOptions(msgspec.Struct, frozen=True, kw_only=True):
     ] = ("stdout:?format=console",)
 
 
-class SourceOptions(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
-):
-    """The options of a source `nats://…`.
+class SourceOptions(Access, frozen=True, kw_only=True):
+    """The options of a source `nats://…`, besides those of its connection.
 
     Attributes:
         name: Names the collector: one at a time has a name, others stand by.
@@ -40,12 +38,6 @@ class SourceOptions(
         max_held: How many bytes wait in memory for their place.
         fetch: How many messages are requested at once.
         lease: How long a standby waits for a sign of life of the collector.
-        token: Where a token is: `env:NAME` or `file:PATH`.
-        user: A user's name.
-        password: Where the password is: `env:NAME` or `file:PATH`.
-        ca_file: Authorities to trust instead of the system's.
-        cert_file: The client's certificate.
-        key_file: Its key, when it is not in the same file.
     """
 
     name: str = "collector"
@@ -55,12 +47,6 @@ class SourceOptions(
     max_held: Size = 256 * 1024 * 1024
     fetch: Count = 32
     lease: Duration = 10.0
-    token: str = ""
-    user: str = ""
-    password: str = ""
-    ca_file: str = ""
-    cert_file: str = ""
-    key_file: str = ""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -72,18 +58,6 @@ class SourceOptions(
             raise ValueError("options max_held and fetch must be positive")
         if self.lease < 2:
             raise ValueError("option lease must be 2s or more")
-
-    @property
-    def access(self) -> Access:
-        """Secrets and certificates."""
-        return Access(
-            self.token,
-            self.user,
-            self.password,
-            self.ca_file,
-            self.cert_file,
-            self.key_file,
-        )
 
 
 def read_source(text: str) -> tuple[NatsAddress, SourceOptions]:
@@ -102,5 +76,5 @@ def read_source(text: str) -> tuple[NatsAddress, SourceOptions]:
     address = read_address(url.scheme, url.target, what)
     texts = from_texts(SourceOptions, url.options, what=what)
     options = make(SourceOptions, texts, what=what)
-    options.access.check(address, what)
+    options.check(address, what)
     return address, options

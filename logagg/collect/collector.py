@@ -84,7 +84,7 @@ class FleetCollector:
         self._show = show
         self._stop = asyncio.Event()
         self._connection = NatsConnection(
-            address, source.access, f"logagg collect {source.name}"
+            address, source, f"logagg collect {source.name}"
         )
         self._reader = StreamReader(self._connection, address.stream, source.filter)
         self._merge = FleetMerge(
@@ -96,7 +96,7 @@ class FleetCollector:
         self._floor = RecordNumbers()
         self._state = CollectorState()
         self._lease = Lease(
-            NatsConnection(address, source.access, f"logagg lease {source.name}"),
+            NatsConnection(address, source, f"logagg lease {source.name}"),
             source.name,
             source.lease,
         )

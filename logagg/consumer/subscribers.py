@@ -27,6 +27,7 @@ from typing import Any, Protocol
 from msgspec import UNSET
 from msgspec.structs import asdict
 
+from logagg._native.blocks import as_list
 from logagg.abc import Batch
 from logagg.consumer.worker_source import WorkerSource
 from logagg.core.event import loss_in
@@ -109,9 +110,11 @@ class Subscribers:
             batch: The batch.
         """
         self._recent.add(lines, batch.closing, batch.size_bytes)
+        split = any(not each.takes_everything for each in self._viewers)
+        lines = as_list(lines) if split else lines  # once for all, beside the batch
         for viewer in self._viewers:
             try:
-                viewer.offer(batch)
+                viewer.offer(lines, batch)
             except Exception as error:  # noqa: BLE001 - of its filter, on any record
                 viewer.gone = True
                 self._failed("a viewer", error)
@@ -166,21 +169,23 @@ class Subscriber:
         self._put_control(ViewerControl(live=True))
         self.push()
 
-    def offer(self, batch: Batch) -> None:
-        """Take a batch: lines that may match are buffered, or dropped and counted.
+    @property
+    def takes_everything(self) -> bool:
+        """Whether it has no filter: it shares the bytes that the file sink writes."""
+        return self._match.everything
 
-        A viewer of everything shares the bytes that the file sink writes.
-        """
-        everything = self._match.everything
-        chosen = [] if everything else self._match.candidates(batch.lines)
-        if not everything:
-            self._report_losses(batch.lines, batch.closing, chosen)
-            if not chosen:
-                return
+    def offer(self, lines: list[bytes], batch: Batch) -> None:
+        """Take a batch: lines that may match are buffered, or dropped and counted."""
+        chosen = self._match.candidates(lines)  # of one without a filter: these
+        if not self.takes_everything:
+            self._report_losses(lines, batch.closing, chosen)
+        if not chosen:
+            return
         if self._buffered > BUFFER_BYTES:
-            self.dropped += len(batch) if everything else len(chosen)
+            self.dropped += len(chosen)
             return
         self._report_dropped()
+        everything = self.takes_everything
         self._put(batch.data if everything else batch.closing.join([*chosen, b""]))
 
     def _report_losses(

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+import msgspec
+
 from logagg.errors import ConfigError
 from logagg.filters.secret_values import SECRETS
 
@@ -68,8 +70,7 @@ class NatsAddress:
         return f"{scheme}://{places}/{self.stream}"
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
+class Access(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Secrets and certificates of a connection.
 
     Attributes:

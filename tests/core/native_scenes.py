@@ -533,6 +533,13 @@ def changes(log):
                 logger.info("changed %s", name, extra={"password": "hidden"})
         for logger in (log, child):
             logger.info("after %s", name)
+    for n in range(100):  # often enough for the interpreter to specialize the store
+        log.disabled = n % 3 == 0
+        child.propagate = n % 4 != 0
+        HANDLER.level = logging.ERROR if n % 5 == 0 else logging.NOTSET
+        log.info("stored %d", n)
+        child.info("stored in the child %d", n)
+    log.disabled, child.propagate, HANDLER.level = False, True, logging.NOTSET
     for name in ("NOTE", "INFO"):
         logging.addLevelName(logging.INFO, name)
         log.info("at level %s", name)

@@ -95,7 +95,7 @@ def init(options: InitOptions, source: str) -> None:
         raise ConfigError("--max-bytes is missing: the room that the stream has")
 
     async def make() -> tuple[str, str]:
-        connection = NatsConnection(address, settings.access, "logagg nats init")
+        connection = NatsConnection(address, settings, "logagg nats init")
         try:
             return await add_stream(
                 connection,

@@ -103,12 +103,12 @@ class NatsSink(SpooledSink):
         self.options = make(NatsOptions, options, what=what)
         self._address = read_address(self._transport, target, what)
         self._access = Access(
-            self.options.token,
-            self.options.user,
-            self.options.password,
-            self.options.ca_file,
-            self.options.cert_file,
-            self.options.key_file,
+            token=self.options.token,
+            user=self.options.user,
+            password=self.options.password,
+            ca_file=self.options.ca_file,
+            cert_file=self.options.cert_file,
+            key_file=self.options.key_file,
         )
         self._access.check(self._address, what)
         app = self.options.app or os.environ.get("LOGAGG_APP", "")
