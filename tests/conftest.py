@@ -29,6 +29,8 @@ sys.path[:0] = [str(HERE), str(HERE / "system")]
 
 import support  # noqa: E402 - the tests are no package: see the line above
 
+from logagg.filters.secret_values import SECRETS  # noqa: E402 - as above
+
 collect_ignore = []
 if importlib.util.find_spec("duckdb") is None:  # an extra
     collect_ignore = ["core/test_query.py", "system/test_query_command.py"]
@@ -220,6 +222,8 @@ def isolated(
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(place / "r"))
     monkeypatch.setenv("XDG_STATE_HOME", str(place / "s"))
     monkeypatch.setenv("PYTHONPATH", package_path())
+    monkeypatch.setattr(SECRETS, "_values", {})  # those that other tests have read
+    monkeypatch.setattr(SECRETS, "_runs", {})
     yield place
     _let_go()
     marker = request.node.get_closest_marker("leaves_files")
